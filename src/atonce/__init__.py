@@ -1,0 +1,163 @@
+"""atonce: train, distil, sample, edit, evaluate and serve one-step generative models (consistency models).
+
+The front door. Everything is loaded when first used, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from atonce.core.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from atonce.core.images import to_uint8 as to_uint8
+    from atonce.core.records import Record
+    from atonce.data.dataset import ImageData
+    from atonce.model import ConsistencyModel as ConsistencyModel
+    from atonce.training import presets as recipes
+    from atonce.training.loop import Run
+    from atonce.training.recipe import Recipe
+
+__all__ = ["ConsistencyModel", "__version__", "evaluate", "load", "recipes", "to_uint8", "train"]
+
+_LAZY = {
+    "ConsistencyModel": ("atonce.model", "ConsistencyModel"),
+    "recipes": ("atonce.training.presets", None),
+    "to_uint8": ("atonce.core.images", "to_uint8"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'atonce' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = importlib.import_module(module)
+    return getattr(value, attribute) if attribute else value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load(name_or_path: str | Path) -> ConsistencyModel:
+    """Open a model.
+
+    Args:
+        name_or_path: A name of the gallery that comes with the package (``"digits"``), a run or model folder, or a hub id.
+
+    Returns:
+        The model, on the CPU; move it with ``model.to("cuda")``.
+
+    Raises:
+        ModelFileError: There is no such model, or its files are damaged.
+    """
+    from atonce.exchange.open import open_model
+
+    return open_model(name_or_path)
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path | ImageData = "digits",
+    out: str | Path = "runs/run",
+    resume: bool = True,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    teacher: ConsistencyModel | str | Path | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model; the same call continues an interrupted run where its last checkpoint stands.
+
+    Args:
+        recipe: What is learnt, from :mod:`atonce.recipes`.
+        data: A name, a folder, zip or file of images, or an ``ImageData``.
+        out: The run folder.
+        resume: Whether a run that is there may be continued.
+        device: ``auto``, ``cpu``, ``cuda``.
+        precision: ``auto``, ``fp32``, ``bf16``.
+        callback: Called with each log line.
+        size: Height and width to which images are cropped and resized.
+        channels: 1 for grey, 3 for RGB.
+        teacher: Denoiser for distillation: a model or what :func:`load` takes.
+        options: Further fields of :class:`atonce.training.options.Options` (compile, microbatch, log_every, ...).
+
+    Returns:
+        The run: ``run.model``, ``run.folder``, ``run.records``.
+
+    Raises:
+        InputError: Recipe, data, folder and models do not fit together; nothing has been done then.
+        TrainingError: The loss is not finite.
+        StorageError: The disk is full or not writable.
+    """
+    from atonce.core.errors import InputError
+    from atonce.data.sources import open_data
+    from atonce.training.loop import fit
+    from atonce.training.options import Options
+
+    known = set(Options.__dataclass_fields__)
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"train has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    settings = Options(device=device, precision=precision, **options)  # type: ignore[arg-type]
+    images = open_data(data, size=size, channels=channels)
+    init = load(recipe.init) if recipe.init is not None else None
+    model = load(teacher) if isinstance(teacher, (str,)) or hasattr(teacher, "__fspath__") else teacher  # type: ignore[arg-type]
+    return fit(recipe, images, out, resume=resume, options=settings, init=init, teacher=model, callback=callback)  # type: ignore[arg-type]
+
+
+def evaluate(
+    model_or_images: ConsistencyModel | Tensor | str | Path,
+    data: str | Path | ImageData = "digits",
+    *,
+    steps: int = 1,
+    n: int = 10_000,
+    metrics: Sequence[str] = ("frechet", "kid", "precision_recall"),
+    extractor: str = "auto",
+    reference: str | Path | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    **options: Any,
+) -> Record:
+    """Measure a model, or images, against data.
+
+    Args:
+        model_or_images: A model, a tensor of images, or a folder of images.
+        data: The data to compare with.
+        steps: Intervals of the sampler.
+        n: Number of samples.
+        metrics: Names of metrics; ``"fid"`` means Inception weights only.
+        extractor: What turns images into features.
+        reference: A file of reference statistics (EDM's ``.npz``).
+        seed: Seed of the samples.
+        batch: Images at once.
+        options: Further arguments of :func:`atonce.evaluation.evaluate.evaluate`.
+
+    Returns:
+        A record: ``rec.metrics["frechet"].value`` and ``.interval``, with everything needed to repeat it.
+
+    Raises:
+        InputError: A name is not known or a value out of range.
+    """
+    from atonce.evaluation.evaluate import evaluate as measure
+
+    return measure(
+        model_or_images,
+        data,
+        steps=steps,
+        n=n,
+        metrics=metrics,
+        extractor=extractor,
+        reference=reference,
+        seed=seed,
+        batch=batch,
+        **options,
+    )

@@ -1,0 +1,378 @@
+"""ConsistencyModel: a network and its preconditioning behind one call, x0 = model(x, sigma), with sampling beside it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from atonce.core.errors import InputError
+from atonce.core.records import Record
+from atonce.core.streams import Stream, normal, uniform
+from atonce.networks.unet import UNet, UNetConfig
+from atonce.preconditioning import Preconditioning
+from atonce.sampling.ode import integrate
+from atonce.sampling.restart import restart
+from atonce.sampling.times import check_steps, check_times, denoiser_times, restart_times
+
+Kind = Literal["consistency", "flow_map", "denoiser"]
+Sampler = Literal["auto", "restart", "heun", "euler"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is needed to rebuild a model, beside its weights."""
+
+    network: UNetConfig
+    preconditioning: Preconditioning
+    kind: Kind = "consistency"
+    sigma_min: float = 0.002  # smallest noise level of training
+    sigma_max: float = 80.0  # noise level at which samples start
+    clip: tuple[float, float] | None = (-1.0, 1.0)  # range of the data; None for latents and signals
+    labels: tuple[str, ...] | None = None  # names of the classes
+    time_points: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # per number of steps; searched or chosen
+
+    def __post_init__(self) -> None:
+        """Check what the parts cannot see alone.
+
+        Raises:
+            InputError: A field is out of its range or does not fit another.
+        """
+        if self.kind not in ("consistency", "flow_map", "denoiser"):
+            raise InputError(f"model kind {self.kind!r} is not known; known: consistency, flow_map, denoiser")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise InputError(f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}: 0 < sigma_min < sigma_max must hold")
+        if self.labels is not None and len(self.labels) != self.network.labels:
+            raise InputError(f"{len(self.labels)} label names are given, but the network has {self.network.labels} classes")
+
+
+class ConsistencyModel(nn.Module):
+    """A trained one-step generator (or a denoiser, or a flow map) in variance-exploding terms: x = y + sigma z.
+
+    Args:
+        config: Shape, preconditioning and ranges.
+        network: The raw network F; made from ``config`` when not given.
+        ema: Further sets of weights by name, as state dicts of the network.
+        card: Facts for the model card (description, recipe, data, licence, ...).
+        records: Results of evaluations.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        network: nn.Module | None = None,
+        ema: Mapping[str, Mapping[str, Tensor]] | None = None,
+        card: Mapping[str, Any] | None = None,
+        records: Sequence[Record] = (),
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network if network is not None else UNet(config.network)
+        self.card: dict[str, Any] = dict(card or {})
+        self.records: list[Record] = list(records)
+        self._ema = {name: dict(state) for name, state in (ema or {}).items()}
+        self._ema_networks: dict[str, nn.Module] = {}
+        self._lock = threading.Lock()
+        self.requires_grad_(False)
+        self.eval()
+
+    # ---- what a caller may ask
+
+    @property
+    def kind(self) -> Kind:
+        """What the call gives: the end of the trajectory, any point of it, or the mean of the data."""
+        return self.config.kind
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the state x."""
+        net = self.config.network
+        return (net.image_channels, net.size, net.size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of decoded images; equal to :attr:`shape` unless the model is latent."""
+        return self.shape
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Names of the classes, or ``None`` for an unconditional model."""
+        if self.config.labels is not None:
+            return list(self.config.labels)
+        return [str(i) for i in range(self.config.network.labels)] if self.config.network.labels else None
+
+    @property
+    def sigma_min(self) -> float:
+        """Smallest noise level of training."""
+        return self.config.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        """Noise level at which samples start."""
+        return self.config.sigma_max
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data that the preconditioning assumes."""
+        return self.config.preconditioning.sigma_data
+
+    @property
+    def sigma_end(self) -> float:
+        """Noise level of the call's results."""
+        return self.config.preconditioning.sigma_end
+
+    @property
+    def clip(self) -> tuple[float, float] | None:
+        """Range of the data, or ``None``."""
+        return self.config.clip
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights and of the network's arithmetic."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def ema_names(self) -> list[str]:
+        """Names of the further sets of weights that :meth:`sample` can use."""
+        return list(self._ema)
+
+    def extra_repr(self) -> str:
+        """Facts shown by ``repr``."""
+        return f"kind={self.kind}, shape={self.shape}, labels={len(self.labels or [])}, sigma=({self.sigma_end:g}, {self.sigma_max:g})"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConsistencyModel:
+        with self._lock:
+            self._ema_networks.clear()  # copies follow the weights to a new device or precision when next used
+        return super()._apply(fn, recurse)  # type: ignore[return-value]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ConsistencyModel:
+        return ConsistencyModel(self.config, copy.deepcopy(self.network, memo), self._ema, self.card, self.records)
+
+    # ---- the call
+
+    def forward(
+        self, x: Tensor, sigma: float | Tensor, label: Tensor | int | None = None, *, to: float | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """x0 = f(x, sigma): the origin of the trajectory through x (or what :attr:`kind` says).
+
+        Args:
+            x: Noisy images [B, C, H, W].
+            sigma: Noise level of x: a number or a tensor [B].
+            label: Class of each image, int64 [B] or one int; negative means "no class".
+            to: Noise level to map to; only flow maps can.
+            guidance: Guidance scale; only models trained for it can.
+
+        Returns:
+            Images [B, C, H, W] in the dtype of ``x``.
+
+        Raises:
+            InputError: Shapes, labels or options that this model cannot honour.
+        """
+        self._check_options(to, guidance)
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            raise InputError(f"x has shape {tuple(x.shape)}, this model takes [B, {', '.join(map(str, self.shape))}]")
+        return self._f(self.network, x, sigma, self._labels(label, x.shape[0]))
+
+    def _check_options(self, to: float | None, guidance: float | None) -> None:
+        if to is not None and self.kind != "flow_map":
+            raise InputError(f"to={to:g} asks for a point inside the trajectory: this is a {self.kind} model, only flow maps can")
+        if guidance is not None:
+            raise InputError(f"guidance={guidance:g}: this model was not trained with guidance; leave it out")
+
+    def _f(self, network: nn.Module, x: Tensor, sigma: float | Tensor, label: Tensor | None) -> Tensor:
+        work = x.to(torch.promote_types(x.dtype, torch.float32))
+        s = torch.as_tensor(sigma, dtype=work.dtype, device=work.device).reshape(-1)
+        if s.numel() not in (1, x.shape[0]):
+            raise InputError(f"sigma has {s.numel()} values for {x.shape[0]} images: give one number or one for each image")
+        if not isinstance(sigma, Tensor) and not self.sigma_end <= sigma <= self.sigma_max * (1 + 1e-6):
+            raise InputError(f"sigma is {sigma:g}, this model knows {self.sigma_end:g} to {self.sigma_max:g}")
+        if label is not None and s.numel() == 1:
+            s = s.expand(x.shape[0])
+        dtype = next(network.parameters()).dtype
+        return self.config.preconditioning(network, work, s, dtype=dtype, label=label).to(x.dtype)
+
+    def _labels(self, label: Tensor | Sequence[int] | int | None, n: int) -> Tensor | None:
+        """Labels as int64 [n] on the device, checked; ``None`` stays ``None``."""
+        classes = self.config.network.labels
+        if label is None:
+            return None
+        if not classes:
+            raise InputError("labels are given, but this model is unconditional: leave them out")
+        values = torch.as_tensor(label, dtype=torch.int64).reshape(-1)
+        if values.numel() == 1:
+            values = values.expand(n)
+        if values.numel() != n:
+            raise InputError(f"{values.numel()} labels are given for {n} images: give one, or one for each image")
+        if values.max() >= classes:
+            raise InputError(f"label {int(values.max())} is out of range: this model has {classes} classes, 0 to {classes - 1}")
+        return values.to(self.device)
+
+    # ---- sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        steps: int = 1,
+        seed: int = 0,
+        *,
+        first: int = 0,
+        seeds: Sequence[int] | Tensor | None = None,
+        noise: Tensor | None = None,
+        labels: Tensor | Sequence[int] | int | None = None,
+        guidance: float | None = None,
+        sigmas: Sequence[float] | None = None,
+        sampler: Sampler = "auto",
+        ema: str | None = None,
+        batch: int | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Tensor:
+        """Generate images.
+
+        The noise of image ``first + i`` at each step is a function of (seed, first + i, step), or of (seeds[i], step), drawn on the
+        CPU; so shards made with ``first`` fit together exactly. No global random state is read or changed, and calls from several
+        threads do not disturb each other.
+
+        Args:
+            n: Number of images.
+            steps: Number of intervals. A consistency model makes one network call for each.
+            seed: Seed of the noise and of labels that are not given.
+            first: Index of the first image.
+            seeds: One seed for each image, instead of ``seed`` and ``first``.
+            noise: Unit normal noise [n, C, H, W] for the first step.
+            labels: Classes (one, or one for each image); a conditional model draws them uniformly when not given.
+            guidance: Guidance scale, for models that can.
+            sigmas: Starting noise levels of the intervals, descending (for a denoiser: all end points, down to 0), instead of the default.
+            sampler: ``"auto"``; ``"restart"`` for consistency models; ``"heun"`` or ``"euler"`` for denoisers.
+            ema: Name of a further set of weights (see :attr:`ema_names`).
+            batch: Images computed at once; default 256 on a GPU, 64 elsewhere.
+            callback: Called after each step with ``step``, ``sigma``, ``x0``, ``calls`` (of this batch), ``first`` and ``done``.
+
+        Returns:
+            float32 [n, C, H, W] in [-1, 1] (where the model clips) on :attr:`device`.
+
+        Raises:
+            InputError: A value out of range, or an option this model does not have.
+        """
+        self._check_options(None, guidance)
+        times = self._times(steps, sigmas, sampler)
+        if not isinstance(n, int) or n < 0:
+            raise InputError(f"n is {n!r}, must be a whole number of at least 0")
+        if first < 0:
+            raise InputError(f"first is {first}, must be at least 0")
+        if batch is not None and batch < 1:
+            raise InputError(f"batch is {batch}, must be at least 1")
+        index, keys = self._noise_keys(n, seed, first, seeds)
+        if noise is not None and tuple(noise.shape) != (n, *self.shape):
+            raise InputError(f"noise has shape {tuple(noise.shape)}, must be {(n, *self.shape)}")
+        label = self._labels(labels, n)
+        if label is None and self.config.network.labels:
+            u = uniform(keys, index, 1, Stream.LABEL)[:, 0]
+            label = (u * self.config.network.labels).long().to(self.device)
+        network = self._network(ema)
+        size = batch or (256 if self.device.type == "cuda" else 64)
+        out = torch.empty((n, *self.shape), dtype=torch.float32, device=self.device)
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+
+            def draw(step: int, part: slice = part) -> Tensor:
+                if step == 0 and noise is not None:
+                    return noise[part].to(self.device, torch.float32)
+                z = normal(keys[part] if isinstance(keys, Tensor) else keys, index[part], self.shape, Stream.SAMPLE, step)
+                return z.to(self.device)
+
+            def report(info: dict[str, object], part: slice = part) -> None:
+                if callback is not None:
+                    callback({**info, "first": first + part.start, "done": part.stop if info["step"] == len(times) - 1 else part.start})
+
+            rows = None if label is None else label[part]
+            out[part] = self._sample_batch(network, draw, times, sampler, rows, report)
+        return out
+
+    def _sample_batch(
+        self,
+        network: nn.Module,
+        draw: Callable[[int], Tensor],
+        times: Sequence[float],
+        sampler: Sampler,
+        label: Tensor | None,
+        report: Callable[[dict[str, object]], None],
+    ) -> Tensor:
+        def f(x: Tensor, sigma: float) -> Tensor:
+            return self._f(network, x, sigma, label)
+
+        if self.kind != "denoiser":
+            return restart(f, draw, times, self.sigma_end, self.clip, report)
+        # The state of the solver is kept in float64 (EDM, section 3); the network runs in its own precision.
+        x, _ = integrate(
+            lambda x, s: f(x.float(), s).double(), draw(0).double() * times[0], times, 1 if sampler == "euler" else 2, report
+        )
+        return (x if self.clip is None else x.clamp(*self.clip)).float()
+
+    def _times(self, steps: int, sigmas: Sequence[float] | None, sampler: str) -> list[float]:
+        allowed = ("auto", "heun", "euler") if self.kind == "denoiser" else ("auto", "restart")
+        if sampler not in allowed:
+            raise InputError(f"sampler {sampler!r} does not fit a {self.kind} model; possible: {', '.join(allowed)}")
+        check_steps(steps)
+        if sigmas is not None:
+            times = check_times(sigmas, self.sigma_end, self.sigma_max)
+            return [*times, 0.0] if self.kind == "denoiser" else times
+        if self.kind == "denoiser":
+            return denoiser_times(steps, self.sigma_min, self.sigma_max)
+        if steps in self.config.time_points:
+            return list(self.config.time_points[steps])
+        return restart_times(steps, self.sigma_max, self.sigma_data)
+
+    def _noise_keys(self, n: int, seed: int, first: int, seeds: Sequence[int] | Tensor | None) -> tuple[Tensor, int | Tensor]:
+        """Sample indices [n] and the seed, or one seed for each image."""
+        if seeds is None:
+            return torch.arange(first, first + n), int(seed)
+        keys = torch.as_tensor(seeds, dtype=torch.int64).reshape(-1).cpu()
+        if keys.numel() != n:
+            raise InputError(f"{keys.numel()} seeds are given for {n} images: give one for each")
+        return torch.zeros(n, dtype=torch.int64), keys
+
+    def _network(self, ema: str | None) -> nn.Module:
+        if ema is None:
+            return self.network
+        if ema not in self._ema:
+            known = ", ".join(self._ema) or "none"
+            raise InputError(f"ema {ema!r} is not in this model; present: {known}")
+        with self._lock:
+            if ema not in self._ema_networks:
+                network = copy.deepcopy(self.network)
+                network.load_state_dict(self._ema[ema])
+                self._ema_networks[ema] = network
+            return self._ema_networks[ema]
+
+    # ---- files
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a model folder: config.json, model.safetensors, README.md and records (see :mod:`atonce.model_files`)."""
+        from atonce.model_files import save_model
+
+        save_model(self, folder)
+
+    @staticmethod
+    def from_pretrained(folder_or_hub_id: Path | str) -> ConsistencyModel:
+        """Read a model folder, or fetch one from the Hugging Face hub (see :mod:`atonce.model_files`)."""
+        from atonce.model_files import load_model
+
+        return load_model(folder_or_hub_id)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model folder to the Hugging Face hub and return its address (see :mod:`atonce.model_files`)."""
+        from atonce.model_files import push_model
+
+        return push_model(self, repo_id, private=private, token=token)

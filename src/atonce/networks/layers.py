@@ -1,0 +1,208 @@
+"""Building blocks of the U-Net family: convolutions that resample, normalisation, embeddings, attention, the residual block.
+
+Weights are kept in float32 and cast to the dtype of the input at each use, so one network runs in float32, bfloat16 or float64
+without autocast. Parameter names and shapes follow the public EDM checkpoints (SongUNet).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """y = x W^T + b with Xavier-uniform weights times ``gain`` (drawn by :func:`initialise`)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = gain
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Conv(nn.Module):
+    """A convolution with optional resampling by two through a separable low-pass filter.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel: Kernel size, 1 or 3.
+        resample: ``"up"``, ``"down"`` or ``None``; the filter comes before the convolution unless ``fused``.
+        taps: Filter taps, e.g. (1, 1) for a box or (1, 3, 3, 1).
+        fused: Filter after the convolution (only with ``"down"``; the image pyramid of NCSN++).
+        gain: Factor on the Xavier-uniform initialisation.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        resample: Literal["up", "down"] | None = None,
+        taps: tuple[int, ...] = (1, 1),
+        fused: bool = False,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.kernel, self.resample, self.fused, self.gain = kernel, resample, fused, gain
+        self.box = taps == (1, 1)
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        f = torch.tensor(taps, dtype=torch.float32)
+        self.register_buffer("resample_filter", torch.outer(f, f)[None, None] / f.sum() ** 2, persistent=False)
+
+    def _filter(self, x: Tensor) -> Tensor:
+        """Halve or double the resolution with the low-pass filter."""
+        if self.box:
+            return F.avg_pool2d(x, 2) if self.resample == "down" else F.interpolate(x, scale_factor=2, mode="nearest")
+        channels, pad = x.shape[1], (self.resample_filter.shape[-1] - 1) // 2
+        taps = self.resample_filter.to(x.dtype).expand(channels, 1, -1, -1)
+        if self.resample == "down":
+            return F.conv2d(x, taps, stride=2, padding=pad, groups=channels)
+        return F.conv_transpose2d(x, taps * 4, stride=2, padding=pad, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.resample and not self.fused:
+            x = self._filter(x)
+        x = F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.kernel // 2)
+        return self._filter(x) if self.resample and self.fused else x
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with min(32, C / 4) groups and statistics in float32 or better."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.groups, self.eps = min(32, max(channels // 4, 1)), eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class PositionalEmbedding(nn.Module):
+    """Sinusoidal embedding of DDPM++: [sin(f c), cos(f c)], frequencies from 1 down to 1/10000, both ends included."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        half = self.channels // 2
+        exponent = torch.arange(half, device=c_noise.device, dtype=c_noise.dtype) / (half - 1)
+        angle = c_noise[:, None] * (1.0 / 10_000) ** exponent
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of NCSN++: [sin(2 pi f c), cos(2 pi f c)], f ~ N(0, scale^2) and fixed.
+
+    Scale 16 is the published NCSN++; iCT lowers it to 0.02, without which training from data is unstable.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("freqs", torch.zeros(channels // 2))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angle = c_noise[:, None] * (2.0 * math.pi * self.freqs.to(c_noise.dtype))
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class Block(nn.Module):
+    """Residual block: GN, SiLU, conv (resampling inside), + embedding, GN, SiLU, dropout, conv; residual times sqrt(1/2); attention.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        embedding: Width of the embedding.
+        resample: ``"up"``, ``"down"`` or ``None``.
+        taps: Taps of the resampling filter.
+        heads: Attention heads after the convolutions; 0 for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding: int,
+        resample: Literal["up", "down"] | None = None,
+        taps: tuple[int, ...] = (1, 1),
+        heads: int = 0,
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.norm0 = GroupNorm(in_channels)
+        self.conv0 = Conv(in_channels, out_channels, 3, resample, taps)
+        self.affine = Linear(embedding, out_channels)
+        self.norm1 = GroupNorm(out_channels)
+        self.conv1 = Conv(out_channels, out_channels, 3, gain=1e-5)
+        self.skip = None
+        if in_channels != out_channels or resample:
+            self.skip = Conv(in_channels, out_channels, 1, resample, taps)
+        self.heads = heads
+        if heads:
+            self.norm2 = GroupNorm(out_channels)
+            self.qkv = Conv(out_channels, 3 * out_channels, 1, gain=math.sqrt(0.2))
+            self.proj = Conv(out_channels, out_channels, 1, gain=1e-5)
+
+    def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.conv0(F.silu(self.norm0(x)))
+        y = F.silu(self.norm1(y + self.affine(emb)[:, :, None, None]))
+        if mask is not None:
+            y = y * mask.view(y.shape).to(y.dtype)
+        y = (self.conv1(y) + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
+        return (y + self.attend(y)) * math.sqrt(0.5) if self.heads else y
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Self-attention of [B, C, H, W]: softmax(q.k / sqrt(c)) v between 1x1 convolutions, without the residual.
+
+        The channels of ``qkv`` run over (head, channel, q|k|v), as in the public EDM checkpoints.
+        """
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm2(x)).reshape(b, self.heads, c // self.heads, 3, h * w)
+        # One copy to [3, B, heads, HW, C / heads]: with strided q, k, v the products on a CPU fall back to a loop over the batch.
+        q, k, v = qkv.permute(3, 0, 1, 4, 2).contiguous().unbind(0)
+        a = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(a.transpose(-1, -2).reshape(b, c, h, w))  # type: ignore[no-any-return]
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Draw all weights from one seed, without touching global random state: Xavier-uniform times each layer's gain.
+
+    Source: facts of the EDM configuration (xavier_uniform; 1e-5 on the last convolution of a block, the attention projection and
+    the output; sqrt(0.2) on q k v; zero biases).
+
+    Args:
+        network: A network made of this module's layers; changed in place.
+        seed: Any integer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, (Linear, Conv)):
+                w = module.weight
+                receptive = w[0, 0].numel() if w.dim() == 4 else 1
+                bound = math.sqrt(6.0 / ((w.shape[0] + w.shape[1]) * receptive)) * module.gain
+                w.copy_((torch.rand(w.shape, generator=generator) * 2 - 1) * bound)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, GroupNorm):
+                module.weight.fill_(1)
+                module.bias.zero_()
+            elif isinstance(module, FourierEmbedding):
+                module.freqs.copy_(torch.randn(module.freqs.shape, generator=generator) * module.scale)

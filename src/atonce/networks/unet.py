@@ -1,0 +1,185 @@
+"""The U-Net family of score models: DDPM++ and NCSN++ as in EDM, for any square size that its levels admit.
+
+Source: Song et al. 2021 (Score-based generative modelling through SDEs) in the form of Karras et al. 2022 (EDM), Table 7.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atonce.core.errors import InputError
+from atonce.networks.layers import Block, Conv, FourierEmbedding, GroupNorm, Linear, PositionalEmbedding, initialise
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a U-Net, on one screen."""
+
+    size: int = 32  # height and width of the images
+    image_channels: int = 3  # 1 grey, 3 RGB, or any number
+    channels: int = 128  # base width
+    channel_mult: tuple[int, ...] = (2, 2, 2)  # width of each level, in units of `channels`
+    blocks: int = 4  # residual blocks per level (the decoder has one more)
+    attention: tuple[int, ...] = (16,)  # resolutions with self-attention
+    head_channels: int = 0  # channels of an attention head; 0: one head
+    embedding: Literal["positional", "fourier"] = "positional"  # of c_noise
+    fourier_scale: float = 16.0  # 16: published NCSN++; 0.02: iCT
+    embedding_mult: int = 4  # width of the embedding, in units of `channels`
+    noise_mult: int = 1  # width of the noise features, in units of `channels`
+    encoder: Literal["standard", "residual"] = "standard"  # residual: with the image pyramid of NCSN++
+    taps: tuple[int, ...] = (1, 1)  # resampling filter
+    labels: int = 0  # classes; 0: unconditional
+    augment_labels: int = 0  # width of the augmentation label vector
+
+    def __post_init__(self) -> None:
+        """Check every field; a wrong one is named with its range.
+
+        Raises:
+            InputError: A field is out of its range, or the size does not fit the levels.
+        """
+        levels = len(self.channel_mult)
+        for name, low in (("size", 4), ("image_channels", 1), ("channels", 4), ("blocks", 1), ("embedding_mult", 1), ("noise_mult", 1)):
+            if getattr(self, name) < low:
+                raise InputError(f"network {name} is {getattr(self, name)}, must be at least {low}")
+        if not levels or min(self.channel_mult) < 1:
+            raise InputError(f"network channel_mult is {self.channel_mult}: give at least one level, each 1 or more")
+        if self.size % (1 << (levels - 1)) or self.size >> (levels - 1) < 2:
+            raise InputError(
+                f"images of {self.size}x{self.size} do not fit {levels} levels: the size must be a multiple of {1 << (levels - 1)} and "
+                f"at least {2 << (levels - 1)}; use fewer levels (channel_mult) or resize the images"
+            )
+        if self.labels < 0 or self.augment_labels < 0 or self.head_channels < 0:
+            raise InputError("network labels, augment_labels and head_channels must be 0 or more")
+        if any(self.channels * m % 4 for m in self.channel_mult) or self.channels % 4:
+            raise InputError(f"network channels is {self.channels}: every level's width must be a multiple of 4")
+
+    def heads(self, channels: int) -> int:
+        """Attention heads of a block with ``channels`` channels."""
+        return channels // self.head_channels if self.head_channels else 1
+
+
+def ddpmpp(size: int = 32, image_channels: int = 3, **changes: object) -> UNetConfig:
+    """DDPM++ (EDM's "VP" network): positional embedding, plain encoder, box filter. 55,732,739 parameters at the defaults."""
+    return UNetConfig(size=size, image_channels=image_channels, **changes)  # type: ignore[arg-type]
+
+
+def ncsnpp(size: int = 32, image_channels: int = 3, **changes: object) -> UNetConfig:
+    """NCSN++ (EDM's "VE" network): Fourier embedding, image pyramid, filter [1, 3, 3, 1]. 56,395,523 parameters at the defaults."""
+    values: dict[str, object] = {"embedding": "fourier", "noise_mult": 2, "encoder": "residual", "taps": (1, 3, 3, 1)} | changes
+    return UNetConfig(size=size, image_channels=image_channels, **values)  # type: ignore[arg-type]
+
+
+class UNet(nn.Module):
+    """F(x, c_noise): the raw network under a preconditioning.
+
+    Args:
+        config: Its shape.
+        seed: Of the initial weights.
+    """
+
+    def __init__(self, config: UNetConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        width, emb, noise = config.channels, config.channels * config.embedding_mult, config.channels * config.noise_mult
+        self.map_noise: nn.Module = (
+            PositionalEmbedding(noise) if config.embedding == "positional" else FourierEmbedding(noise, config.fourier_scale)
+        )
+        self.map_label = Linear(config.labels, noise) if config.labels else None
+        self.map_augment = Linear(config.augment_labels, noise, bias=False) if config.augment_labels else None
+        self.map_layer0 = Linear(noise, emb)
+        self.map_layer1 = Linear(emb, emb)
+
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        skips: list[int] = []
+        out, aux = width, config.image_channels
+        for level, mult in enumerate(config.channel_mult):
+            res = config.size >> level
+            name = f"{res}x{res}"
+            if level == 0:
+                self.enc[f"{name}_conv"] = Conv(config.image_channels, width, 3)
+            else:
+                self.enc[f"{name}_down"] = Block(out, out, emb, "down", config.taps)
+                if config.encoder == "residual":
+                    self.enc[f"{name}_aux_residual"] = Conv(aux, out, 3, "down", config.taps, fused=True)
+                    aux = out
+            skips.append(out)
+            for index in range(config.blocks):
+                cin, out = out, width * mult
+                heads = config.heads(out) if res in config.attention else 0
+                self.enc[f"{name}_block{index}"] = Block(cin, out, emb, heads=heads)
+                skips.append(out)
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            res = config.size >> level
+            name = f"{res}x{res}"
+            if level == len(config.channel_mult) - 1:
+                self.dec[f"{name}_in0"] = Block(out, out, emb, heads=config.heads(out))
+                self.dec[f"{name}_in1"] = Block(out, out, emb)
+            else:
+                self.dec[f"{name}_up"] = Block(out, out, emb, "up", config.taps)
+            for index in range(config.blocks + 1):
+                cin, out = out + skips.pop(), width * mult
+                heads = config.heads(out) if res in config.attention and index == config.blocks else 0
+                self.dec[f"{name}_block{index}"] = Block(cin, out, emb, heads=heads)
+        name = f"{config.size}x{config.size}"
+        self.dec[f"{name}_aux_norm"] = GroupNorm(out)
+        self.dec[f"{name}_aux_conv"] = Conv(out, config.image_channels, 3, gain=1e-5)
+        initialise(self, seed)
+
+    def embed(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Embedding [B, E] of the noise level, the class label and the augmentation label."""
+        emb: Tensor = self.map_noise(c_noise)
+        if self.map_label is not None and label is not None:
+            # One-hot times sqrt(classes), as trained by EDM; a negative label means "no class" and adds nothing but the bias.
+            onehot = F.one_hot(label.clamp(min=0), self.config.labels) * (label >= 0)[:, None]
+            emb = emb + self.map_label(onehot.to(emb.dtype) * math.sqrt(self.config.labels))
+        if self.map_augment is not None and augment is not None:
+            emb = emb + self.map_augment(augment.to(emb.dtype))
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None, masks: list[Tensor] | None = None
+    ) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: Preconditioned input [B, C, H, W]; its dtype is the dtype of the computation.
+            c_noise: Noise condition [B], float32 or float64; [1] where all samples share it and there are no labels.
+            label: Class labels int64 [B], negative for "no class"; ``None`` is the same for all.
+            augment: Augmentation labels [B, A]; ``None`` means not augmented.
+            masks: Scaled dropout masks, one for each block, sized by :meth:`mask_sizes`; ``None``: no dropout.
+
+        Returns:
+            F of the input's shape and dtype.
+        """
+        if self.map_label is not None and label is None:
+            label = torch.full_like(c_noise, -1, dtype=torch.int64)
+        emb = self.embed(c_noise, label, augment).to(x.dtype)
+        remaining = iter(masks) if masks is not None else None
+        skips: list[Tensor] = []
+        aux = x
+        for name, module in self.enc.items():
+            if "aux_residual" in name:
+                x = skips[-1] = aux = (x + module(aux)) * math.sqrt(0.5)
+            else:
+                x = module(x, emb, next(remaining) if remaining else None) if isinstance(module, Block) else module(x)
+                skips.append(x)
+        for name, module in self.dec.items():
+            if "_block" in name:
+                x = torch.cat([x, skips.pop()], dim=1)
+            if isinstance(module, Block):
+                x = module(x, emb, next(remaining) if remaining else None)
+            elif "aux_norm" in name:
+                x = F.silu(module(x))
+            else:
+                x = module(x)
+        return x
+
+    def mask_sizes(self) -> list[int]:
+        """Elements per sample of each block's dropout mask, in the order of use."""
+        return [m.out_channels * int(n.split("x")[0]) ** 2 for part in (self.enc, self.dec) for n, m in part.items() if isinstance(m, Block)]

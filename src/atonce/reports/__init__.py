@@ -1,0 +1,1 @@
+"""Reports: pictures, plots and pages made from runs and records."""

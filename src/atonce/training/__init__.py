@@ -1,0 +1,1 @@
+"""Training: recipes, the loop, moving averages, checkpoints and the run folder."""

@@ -1,0 +1,225 @@
+"""A recipe: everything that decides what a training run learns, in one frozen dataclass on one screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from atonce.core.errors import InputError
+from atonce.core.files import sha256_json
+from atonce.networks.presets import NAMES, named
+from atonce.networks.unet import UNetConfig
+
+Pairs = Literal["karras", "lognormal-intervals", "ect", "denoising"]
+Curriculum = Literal["fixed", "ct", "ict"]
+Target = Literal["student", "ema", "data"]
+Path = Literal["same-noise", "euler", "heun", "data"]
+DistanceName = Literal["l1", "l2", "pseudo-huber"]
+Weight = Literal["one", "inverse-delta", "edm"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, on how much, and how. Device, precision and paths are not part of it."""
+
+    method: str = "ict"  # name of the preset it came from
+    images: int = 1_024_000  # budget: images seen (not distinct ones)
+    batch: int = 128  # images per optimiser step, over all processes
+    seed: int = 0  # of weights, order, noise, everything
+    network: str | UNetConfig = "auto"  # a name (sized to the data) or a configuration
+    conditional: bool = False  # train with the data's labels
+    label_dropout: float = 0.0  # share of images trained without their label
+    # the process
+    sigma_data: float | Literal["measured"] = "measured"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    preconditioning: Literal["boundary", "edm"] = "boundary"
+    # the five choices
+    pairs: Pairs = "lognormal-intervals"
+    path: Path = "same-noise"
+    target: Target = "student"
+    distance: DistanceName = "pseudo-huber"
+    weight: Weight = "inverse-delta"
+    # their settings
+    curriculum: Curriculum = "ict"  # of the number of grid points N; "fixed": s1 intervals throughout
+    s0: int = 10
+    s1: int = 1280
+    P_mean: float = -1.1
+    P_std: float = 2.0
+    huber_c: float | None = None  # None: 0.00054 sqrt(dimension)
+    mu: float | Literal["ct-code", "ct-paper"] = 0.0  # decay of the target network (target = "ema")
+    mu0: float = 0.9
+    ect_q: float = 2.0
+    ect_k: float = 8.0
+    ect_b: float = 1.0
+    ect_stages: int = 8  # equal shares of the budget
+    dropout: float = 0.0
+    flip: bool = False  # horizontal flips
+    # the optimiser
+    optimizer: Literal["radam", "adam"] = "radam"
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    lr_rampup: int = 0  # images over which the rate rises linearly
+    lr_cooldown: float = 0.0  # share of the budget at the end over which the rate falls to zero (cosine)
+    ema: tuple[float, ...] = (0.9999,)  # decays per step of the averages that are sampled, the first by default
+    ema_rampup: float = 0.0  # cap on an average's half-life, as a share of the images seen; 0: no cap
+    init: str | None = None  # name of the model whose weights start the run
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A field is out of its range; the message names it, its value and the range.
+        """
+        hints = get_type_hints(type(self))
+        for name in ("preconditioning", "pairs", "path", "target", "distance", "weight", "curriculum", "optimizer"):
+            known = get_args(hints[name])
+            if getattr(self, name) not in known:
+                raise InputError(f"recipe field {name} is {getattr(self, name)!r}, must be one of {', '.join(known)}")
+        for name, low, high, text in _RANGES:
+            value = getattr(self, name)
+            if value is None or isinstance(value, str):
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise InputError(f"recipe field {name} is {value!r}, must be {text}")
+        if self.sigma_data != "measured" and not isinstance(self.sigma_data, (int, float)):
+            raise InputError(f"recipe field sigma_data is {self.sigma_data!r}, must be a number above 0 or 'measured'")
+        if isinstance(self.mu, str) and self.mu not in ("ct-code", "ct-paper"):
+            raise InputError(f"recipe field mu is {self.mu!r}, must be a number in [0, 1), 'ct-code' or 'ct-paper'")
+        if isinstance(self.network, str) and self.network not in NAMES:
+            raise InputError(f"recipe field network is {self.network!r}, must be one of {', '.join(NAMES)} or a configuration")
+        if self.images < self.batch:
+            raise InputError(f"recipe field images is {self.images}, must be at least one batch ({self.batch})")
+        if self.sigma_max <= self.sigma_min:
+            raise InputError(f"recipe field sigma_max is {self.sigma_max}, must be above sigma_min ({self.sigma_min})")
+        if self.s1 < self.s0:
+            raise InputError(f"recipe field s1 is {self.s1}, must be at least s0 ({self.s0}): the curriculum refines the grid")
+        if not self.ema or not all(isinstance(d, (int, float)) and 0 <= d < 1 for d in self.ema):
+            raise InputError(f"recipe field ema is {self.ema}, must hold decays in [0, 1), for example (0.9999,)")
+        if len(set(self.ema)) < len(self.ema):
+            raise InputError(f"recipe field ema is {self.ema}: each decay may stand once")
+        if (self.pairs == "denoising") != (self.target == "data") or (self.pairs == "denoising") != (self.path == "data"):
+            raise InputError("recipe fields pairs='denoising', path='data' and target='data' belong together")
+        if self.label_dropout and not self.conditional:
+            raise InputError("recipe field label_dropout needs conditional=True")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: whole batches that fit in the budget."""
+        return self.images // self.batch
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values of all fields."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Recipe:
+        """The recipe of :meth:`as_dict`.
+
+        Raises:
+            InputError: A field is unknown or out of range.
+        """
+        known = {f.name for f in dataclasses.fields(Recipe)}
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"recipe fields {', '.join(unknown)} are not known; known: {', '.join(sorted(known))}")
+        values = dict(values)
+        if isinstance(values.get("network"), Mapping):
+            values["network"] = network_from_dict(values["network"])
+        if "ema" in values:
+            values["ema"] = tuple(values["ema"])
+        return Recipe(**values)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the recipe, quoted beside every published number."""
+        return sha256_json(self.as_dict())
+
+    def differences(self, other: Recipe) -> list[str]:
+        """One line for each field that differs: ``name: mine -> theirs``."""
+        mine, theirs = flatten(self.as_dict()), flatten(other.as_dict())
+        return [f"{k}: {mine.get(k)!r} -> {theirs.get(k)!r}" for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k)]
+
+    def resolve(self, size: int, image_channels: int, labels: int, sigma_data: float) -> Recipe:
+        """The recipe with all that depends on the data filled in.
+
+        Args:
+            size: Height and width of the images.
+            image_channels: Channels of the images.
+            labels: Classes of the data.
+            sigma_data: Measured standard deviation of the data.
+
+        Returns:
+            A recipe whose network is a configuration and whose sigma_data is a number.
+
+        Raises:
+            InputError: The network does not fit the data.
+        """
+        classes = labels if self.conditional else 0
+        if isinstance(self.network, str):
+            network = named(self.network, size, image_channels, classes)
+        else:
+            network = self.network
+            if (network.size, network.image_channels, network.labels) != (size, image_channels, classes):
+                raise InputError(
+                    f"the network is for {network.image_channels}x{network.size}x{network.size} images and {network.labels} classes, "
+                    f"the data have {image_channels}x{size}x{size} and {classes}"
+                )
+        measured = round(sigma_data, 4) if self.sigma_data == "measured" else self.sigma_data
+        return dataclasses.replace(self, network=network, sigma_data=measured)
+
+
+_RANGES: tuple[tuple[str, float, float, str], ...] = (
+    ("images", 1, 1 << 50, "at least 1"),
+    ("batch", 1, 1 << 24, "from 1 to 16777216"),
+    ("seed", -(1 << 62), 1 << 62, "a whole number"),
+    ("label_dropout", 0, 1, "from 0 to 1"),
+    ("sigma_data", 1e-6, 1e6, "from 1e-6 to 1e6, or 'measured'"),
+    ("sigma_min", 1e-6, 1e3, "from 1e-6 to 1e3"),
+    ("sigma_max", 1e-5, 1e6, "from 1e-5 to 1e6"),
+    ("rho", 1, 100, "from 1 to 100"),
+    ("s0", 2, 1 << 20, "from 2 to 1048576"),
+    ("s1", 2, 1 << 20, "from 2 to 1048576"),
+    ("P_mean", -20, 20, "from -20 to 20"),
+    ("P_std", 1e-3, 20, "from 0.001 to 20"),
+    ("huber_c", 0, 1e6, "at least 0, or None for 0.00054 sqrt(dimension)"),
+    ("mu", 0, 0.9999999, "from 0 to below 1, 'ct-code' or 'ct-paper'"),
+    ("mu0", 1e-6, 0.9999999, "above 0 and below 1"),
+    ("ect_q", 1.000001, 1e6, "above 1"),
+    ("ect_k", 0, 1e6, "at least 0"),
+    ("ect_b", 0, 1e6, "at least 0"),
+    ("ect_stages", 1, 64, "from 1 to 64"),
+    ("dropout", 0, 0.99, "from 0 to 0.99"),
+    ("lr", 1e-12, 10, "above 0 and at most 10"),
+    ("beta1", 0, 0.9999999, "from 0 to below 1"),
+    ("beta2", 0, 0.9999999, "from 0 to below 1"),
+    ("lr_rampup", 0, 1 << 50, "at least 0"),
+    ("lr_cooldown", 0, 1, "from 0 to 1"),
+    ("ema_rampup", 0, 1, "from 0 to 1"),
+)
+
+
+def network_from_dict(values: Mapping[str, Any]) -> UNetConfig:
+    """A network configuration from its JSON values.
+
+    Raises:
+        InputError: A field is unknown or out of range.
+    """
+    known = {f.name for f in dataclasses.fields(UNetConfig)}
+    if unknown := sorted(set(values) - known):
+        raise InputError(f"network fields {', '.join(unknown)} are not known; known: {', '.join(sorted(known))}")
+    return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; tuples become lists."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out |= flatten(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return out

@@ -1,0 +1,68 @@
+"""What all tests share: where the real data are, one thread, marks that need hardware, hypothesis profiles.
+
+There is no fixture for random numbers on purpose: library code draws from atonce.core.streams, and a test that needs other
+numbers makes its own ``torch.Generator().manual_seed(...)``, so that each test can be understood and repeated by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch is imported: one thread each, since xdist's workers share the machine, and since sums must repeat.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=25, **_COMMON)
+settings.register_profile("ci", max_examples=25, derandomize=True, database=None, print_blob=True, **_COMMON)
+settings.register_profile("thorough", max_examples=500, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True, warn_only=True)
+torch.backends.cudnn.benchmark = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked cuda where there is no device."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device on this machine")
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    """Every test leaves the thread count, the default type and the gradient mode as it found them."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets: ATONCE_DATA, or ../shared/data beside the checkout; the test is skipped without it."""
+    named = os.environ.get("ATONCE_DATA")
+    folder = Path(named).expanduser() if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist (set ATONCE_DATA to a folder that holds the data sets)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return ROOT

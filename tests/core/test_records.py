@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atonce.core.errors import DataError, InputError
+from atonce.core.records import Metric, Record, Source, command_line, commit, comparable, make_record
+
+BASE = make_record(
+    {
+        "frechet": Metric(1.5, (1.0, 2.0), unit="squared distance"),
+        "precision": Metric(0.5, higher_is_better=True, settings="k=3"),
+    },
+    device="cpu",
+    extractor=Source("pixels", "aa"),
+    reference=Source("digits", "bb", 1797),
+    data=Source("digits", "bb", 1797),
+    samples=1797,
+    recipe="cc",
+    seed=3,
+    steps=1,
+    calls=1,
+    notes=["a note"],
+)
+
+
+def record(**changes: Any) -> Record:
+    return dataclasses.replace(BASE, **changes)
+
+
+def test_as_dict_and_back() -> None:
+    made = record()
+    assert Record.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    made = record()
+    made.save(tmp_path / "deep" / "record.json")
+    assert Record.load(tmp_path / "deep" / "record.json") == made
+
+
+def test_the_stamp_is_there() -> None:
+    made = record()
+    assert made.created.endswith("+00:00")
+    assert set(made.versions) == {"python", "atonce", "torch", "numpy"}
+    assert made.versions["torch"] != "source"
+    assert made.rounding == "floor(clip(127.5 x + 128, 0, 255))"
+    assert "/" not in made.command.split()[0]
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(0, 1e6),
+    st.sampled_from([True, False, None]),
+    st.text(max_size=20),
+)
+def test_any_metric_survives_json(value: float, half: float, better: bool | None, unit: str) -> None:
+    metric = Metric(value, (-half, half), better, unit)
+    made = record(metrics={"m": metric})
+    assert Record.from_dict(json.loads(json.dumps(made.as_dict()))).metrics["m"] == metric
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_is_finite(value: float) -> None:
+    with pytest.raises(InputError, match="finite"):
+        Metric(value)
+    with pytest.raises(InputError, match="finite"):
+        Metric(1.0, (0.0, value))
+
+
+def test_an_interval_has_an_order() -> None:
+    with pytest.raises(InputError, match="low, high"):
+        Metric(1.0, (2.0, 0.0))
+
+
+def test_what_one_compares_may_differ() -> None:
+    other = record(steps=2, calls=2, seed=9, recipe="zz", device="cuda", commit=None, notes=())
+    assert comparable(record(), other) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"extractor": Source("inception", "ff")}, "extractors differ: pixels and inception"),
+        ({"extractor": Source("pixels", "ff")}, "extractors differ: pixels with digests aa and ff"),
+        ({"reference": Source("digits", "dd", 1797)}, "references differ"),
+        (
+            {"reference": Source("digits", "bb", 1437)},
+            r"digits \(1797 images\) and digits \(1437 images\)",
+        ),
+        ({"samples": 1000}, "sample counts differ: 1797 and 1000"),
+        ({"rounding": "floor(127.5 (x + 1))"}, "rounded differently"),
+        ({"metrics": {"kid": Metric(0.1)}}, "share no metric"),
+        ({"metrics": {"precision": Metric(0.5, settings="k=5")}}, "precision has different settings: k=3 and k=5"),
+        ({"extractor": Source("pixels", "aa", seen_in_training=True)}, "seen in training"),
+    ],
+)
+def test_what_must_not_be_compared(changes: dict[str, object], reason: str) -> None:
+    assert re.search(reason, comparable(record(), record(**changes)) or "")
+    assert comparable(record(**changes), record()) is not None
+
+
+def test_damaged_records_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    with pytest.raises(DataError, match="cannot read"):
+        Record.load(path)
+    path.write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        Record.load(path)
+    path.write_text("[]")
+    with pytest.raises(DataError, match="holds no record"):
+        Record.load(path)
+    values = record().as_dict()
+    for broken in (
+        {k: v for k, v in values.items() if k != "metrics"},
+        {k: v for k, v in values.items() if k != "samples"},
+        values | {"surprise": 1},
+        values | {"metrics": {"m": {"worth": 1}}},
+        values | {"extractor": None},
+        values | {"metrics": 3},
+    ):
+        with pytest.raises(DataError, match="damaged"):
+            Record.from_dict(broken)
+    with pytest.raises(DataError, match="format"):
+        Record.from_dict(values | {"format": 99})
+
+
+def test_command_line_has_no_machine_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command_line(["/usr/local/bin/atonce", "eval", "runs/a", "--n", "100"]) == "atonce eval runs/a --n 100"
+    assert command_line(["/x/site-packages/atonce/__main__.py", "eval"]) == "python -m atonce eval"
+    assert command_line(["atonce", str(tmp_path / "runs" / "a")]) == "atonce runs/a"
+    assert command_line(["atonce", "--out=/home/someone/runs/a", "/home/someone/pictures"]) == "atonce --out=a pictures"
+    assert command_line(["atonce", "two words"]) == "atonce 'two words'"
+    assert command_line(["-c"]) == "python"
+    assert command_line([""]) == "python"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, value in {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    package = tmp_path / "src" / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('"""A package."""\n')
+    try:
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("git is not installed")
+    return package
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_commit_of_a_checkout(checkout: Path) -> None:
+    assert commit(checkout) is None  # not tracked yet
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "one")
+    head = git(checkout, "rev-parse", "HEAD")
+    assert commit(checkout) == head
+    (checkout.parent.parent / "note.txt").write_text("outside the package")
+    assert commit(checkout) == head
+    (checkout / "new.py").write_text("x = 1\n")
+    assert commit(checkout) == f"{head}+changes"
+
+
+def test_an_installed_copy_has_no_commit(checkout: Path, tmp_path: Path) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "one")
+    installed = tmp_path / ".venv" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    assert commit(installed) is None
