@@ -6,6 +6,7 @@ The front door. Everything is loaded when first used, so importing the package c
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from atonce.core.version import VERSION as __version__
@@ -79,7 +80,7 @@ def train(
     """Train a model; the same call continues an interrupted run where its last checkpoint stands.
 
     Args:
-        recipe: What is learnt, from :mod:`atonce.recipes`.
+        recipe: What is learnt, from :mod:`atonce.recipes`. Its ``init`` is a model or what :func:`load` takes.
         data: A name, a folder, zip or file of images, or an ``ImageData``.
         out: The run folder.
         resume: Whether a run that is there may be continued.
@@ -96,6 +97,7 @@ def train(
 
     Raises:
         InputError: Recipe, data, folder and models do not fit together; nothing has been done then.
+        ModelFileError: ``init`` or the teacher cannot be opened.
         TrainingError: The loss is not finite.
         StorageError: The disk is full or not writable.
     """
@@ -109,9 +111,25 @@ def train(
         raise InputError(f"train has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     settings = Options(device=device, precision=precision, **options)  # type: ignore[arg-type]
     images = open_data(data, size=size, channels=channels)
-    init = load(recipe.init) if recipe.init is not None else None
-    model = load(teacher) if isinstance(teacher, (str,)) or hasattr(teacher, "__fspath__") else teacher  # type: ignore[arg-type]
-    return fit(recipe, images, out, resume=resume, options=settings, init=init, teacher=model, callback=callback)  # type: ignore[arg-type]
+    recipe, init = _start(recipe)
+    if isinstance(teacher, (str, os.PathLike)):
+        teacher = load(teacher)
+    return fit(recipe, images, out, resume=resume, options=settings, init=init, teacher=teacher, callback=callback)
+
+
+def _start(recipe: Recipe) -> tuple[Recipe, ConsistencyModel | None]:
+    """The model whose weights start a run, and the recipe with a name for it that can be saved and compared."""
+    import dataclasses
+
+    from atonce.model import ConsistencyModel
+    from atonce.training.start import model_identity
+
+    init: Any = recipe.init
+    if init is None:
+        return recipe, None
+    if isinstance(init, ConsistencyModel):
+        return dataclasses.replace(recipe, init=model_identity(init)), init
+    return dataclasses.replace(recipe, init=str(init)), load(init)
 
 
 def evaluate(

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 import atonce
-from atonce.core.errors import AtonceError, InputError
+from atonce.core.commands import one_line, one_line_warnings, parse
+from atonce.core.errors import AtonceError, InputError, ModelFileError
 
 Preset = Literal["ict", "ct", "ect", "diffusion", "digits"]
+Fields = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]  # --set a=1 b=2 --set c=3
 
 
-def demo(out: Path = Path("runs/demo"), images: int | None = None, seed: int = 0, resume: bool = True, quiet: bool = False) -> int:
+def demo(
+    out: Path = Path("runs/demo"), images: int | None = None, seed: int = 0, resume: bool = True, quiet: bool = False
+) -> int:
     """Train a one-step generator of handwritten digits on this machine, in about three minutes, and explain what was seen.
 
     Example: atonce demo
@@ -30,6 +32,9 @@ def demo(out: Path = Path("runs/demo"), images: int | None = None, seed: int = 0
         seed: Seed of the run.
         resume: Continue an interrupted demo.
         quiet: Show no progress.
+
+    Returns:
+        The exit status.
     """
     from atonce.reports.demo import run_demo
 
@@ -42,23 +47,23 @@ def train(
     preset: Positional[Preset],
     data: str = "digits",
     out: Path = Path("runs/run"),
-    images: int = 2_000_000,
-    batch: int = 256,
+    images: int | None = None,
+    batch: int | None = None,
     seed: int = 0,
-    network: str = "auto",
+    network: str | None = None,
     init: str | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002 - the option is called --set
+    set: Fields = (),
     size: int | None = None,
     channels: Literal[1, 3] | None = None,
     skip_bad: bool = False,
     resume: bool = True,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
-    compile: bool = False,  # noqa: A002 - the option is called --compile
+    compile: bool = False,
     microbatch: int | None = None,
     checkpoint_seconds: float = 120.0,
     quiet: bool = False,
-    json: bool = False,  # noqa: A002 - the option is called --json
+    json: bool = False,
 ) -> int:
     """Train a model, or continue an interrupted run: the same command again resumes it.
 
@@ -68,12 +73,12 @@ def train(
         preset: Recipe to start from.
         data: Name (digits, fashion-mnist, cifar10, ...), or a folder, zip or file of images.
         out: Run folder.
-        images: Budget in images seen (the iCT paper: 409,600,000 on CIFAR-10).
-        batch: Images per optimiser step.
+        images: Budget in images seen; default 2,000,000 (digits: 320,000; the iCT paper on CIFAR-10: 409,600,000).
+        batch: Images per optimiser step; default 256 (digits: 128).
         seed: Seed of weights, order and noise.
-        network: auto, tiny, small, ddpmpp, ncsnpp or ncsnpp-deep.
+        network: auto, tiny, small, ddpmpp, ncsnpp or ncsnpp-deep; default auto (digits: tiny).
         init: Model whose weights start the run.
-        set: Further recipe fields as name=value, for example --set lr=3e-4 dropout=0.2.
+        set: Further recipe fields as name=value, for example --set lr=3e-4 dropout=0.2 conditional=true.
         size: Crop and resize images to this height and width.
         channels: 1 for grey, 3 for RGB.
         skip_bad: Skip unreadable images instead of stopping.
@@ -85,11 +90,18 @@ def train(
         checkpoint_seconds: Time between two checkpoints.
         quiet: Show no progress.
         json: Print the result as JSON.
-    """
-    from atonce.data.sources import open_data
-    from atonce.training.presets import PRESETS
 
-    recipe = PRESETS[preset](images=images, batch=batch, seed=seed, network=network, init=init, **_assignments(set))
+    Returns:
+        The exit status: 130 where the run was stopped before its end.
+    """
+    from atonce.core.distribution import is_main
+    from atonce.data.sources import open_data
+    from atonce.training.words import recipe_from_words
+
+    given = {"images": images, "batch": batch, "seed": seed, "network": network, "init": init}
+    recipe = recipe_from_words(
+        preset, {k: v for k, v in given.items() if v is not None}, [pair for part in set for pair in part]
+    )
     source = open_data(data, size=size, channels=channels, skip_bad=skip_bad)
     run = atonce.train(
         recipe,
@@ -103,9 +115,10 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         quiet=quiet,
     )
-    facts = {"folder": str(run.folder), "images_seen": run.images_seen, "finished": run.finished}
-    state = "finished" if run.finished else "stopped; the same command continues it"
-    _print(facts, f"{run.folder}: {run.images_seen:,} images seen, {state}", json)
+    if is_main():
+        facts = {"folder": str(run.folder), "images_seen": run.images_seen, "finished": run.finished}
+        state = "finished" if run.finished else "stopped; the same command continues it"
+        _print(facts, f"{run.folder}: {run.images_seen:,} images seen, {state}", json)
     return 0 if run.finished else 130
 
 
@@ -122,7 +135,7 @@ def sample(
     batch: int | None = None,
     device: str = "auto",
     out: Path = Path("samples.png"),
-    json: bool = False,  # noqa: A002 - the option is called --json
+    json: bool = False,
 ) -> int:
     """Generate images: a grid (.png), one file each (a folder), or arrays (.npz).
 
@@ -142,19 +155,28 @@ def sample(
         device: auto, cpu, cuda or cuda:N.
         out: A .png grid, an .npz file (arr_0: N H W C), or a folder.
         json: Print the result as JSON.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: A value is out of range.
     """
+    from atonce.core.progress import Progress
     from atonce.reports.pictures import save_samples
     from atonce.training.options import pick_device
 
+    if n < 1:
+        raise InputError(f"n is {n}, must be at least 1")
     opened = atonce.load(model).to(pick_device(device))
-    from atonce.core.progress import Progress
-
     calls = 0
-    with Progress("sampling", n, "img") as bar:
+    with contextlib.ExitStack() as shown:
+        bar: Progress | None = None  # made when something happens, so that a refusal is one line
 
         def step(info: dict[str, Any]) -> None:
-            nonlocal calls
+            nonlocal calls, bar
             calls = info["calls"]
+            bar = bar or shown.enter_context(Progress("sampling", n, "img"))
             bar.update(info["done"])
 
         images = opened.sample(
@@ -170,7 +192,8 @@ def sample(
             callback=step,
         )
     files = save_samples(images, out, first)
-    _print({"out": str(out), "n": n, "steps": steps, "calls": calls, "files": files}, f"{n} images, {calls} network calls each: {out}", json)
+    facts = {"out": str(out), "n": n, "steps": steps, "calls": calls, "files": files}
+    _print(facts, f"{n} images, {calls} network calls each: {out}", json)
     return 0
 
 
@@ -180,7 +203,7 @@ def data_inspect(
     size: int | None = None,
     channels: Literal[1, 3] | None = None,
     skip_bad: bool = False,
-    json: bool = False,  # noqa: A002 - the option is called --json
+    json: bool = False,
 ) -> int:
     """Say what is in a data set: counts, shape, classes, mean, sigma_data, duplicates, and the sigma_max it suggests.
 
@@ -193,6 +216,9 @@ def data_inspect(
         channels: 1 for grey, 3 for RGB.
         skip_bad: Skip unreadable images instead of stopping.
         json: Print the result as JSON.
+
+    Returns:
+        The exit status.
     """
     from atonce.data.inspect import inspect_data
     from atonce.data.sources import open_data
@@ -212,7 +238,7 @@ def evaluate(
     extractor: str = "auto",
     seed: int = 0,
     out: Path | None = None,
-    json: bool = False,  # noqa: A002 - the option is called --json
+    json: bool = False,
 ) -> int:
     """Measure a model, or a folder of images, against data.
 
@@ -228,9 +254,13 @@ def evaluate(
         seed: Seed of the samples.
         out: File for the record (JSON).
         json: Print the record as JSON.
-    """
-    from atonce.core.errors import ModelFileError
 
+    Returns:
+        The exit status.
+
+    Raises:
+        ModelFileError: There is no such model.
+    """
     subject: Any = model
     try:
         subject = atonce.load(model)
@@ -240,35 +270,44 @@ def evaluate(
     record = atonce.evaluate(subject, data, steps=steps, n=n, metrics=metrics, extractor=extractor, seed=seed)
     if out is not None:
         record.save(out)
-    lines = [f"{k}: {m.value:.5g}" + (f"  ({m.interval[0]:.5g} to {m.interval[1]:.5g})" if m.interval else "") for k, m in record.metrics.items()]
+    lines = []
+    for name, metric in record.metrics.items():
+        interval = f"  ({metric.interval[0]:.5g} to {metric.interval[1]:.5g})" if metric.interval else ""
+        lines.append(f"{name}: {metric.value:.5g}{interval}")
     _print(record.as_dict(), "\n".join([*lines, *record.notes]), json)
     return 0
 
 
-def gallery(json: bool = False) -> int:  # noqa: A002 - the option is called --json
+def gallery(json: bool = False) -> int:
     """List the models that come with the package.
 
     Example: atonce gallery
 
     Args:
         json: Print the list as JSON.
+
+    Returns:
+        The exit status.
     """
     from atonce.exchange.gallery import gallery_names
 
     models = {name: atonce.load(name) for name in gallery_names()}
     facts = {n: {"shape": list(m.shape), "kind": m.kind, "labels": m.labels, "card": m.card} for n, m in models.items()}
-    text = "\n".join(f"{n:16} {m.kind}, {'x'.join(map(str, m.shape))}  {m.card.get('description', '')}" for n, m in models.items())
-    _print(facts, text or "the gallery is empty", json)
+    rows = [f"{n:16} {m.kind}, {'x'.join(map(str, m.shape))}  {m.card.get('description', '')}" for n, m in models.items()]
+    _print(facts, "\n".join(rows) or "the gallery is empty", json)
     return 0
 
 
-def doctor(json: bool = False) -> int:  # noqa: A002 - the option is called --json
+def doctor(json: bool = False) -> int:
     """Check this machine: versions, device, speed of arithmetic, extras, data and disk.
 
     Example: atonce doctor
 
     Args:
         json: Print the findings as JSON.
+
+    Returns:
+        The exit status.
     """
     from atonce.reports.doctor import examine
 
@@ -304,75 +343,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"atonce {atonce.__version__}")
         return 0
-    verb, rest = next(((v, words[k:]) for k in (2, 1) if (v := " ".join(words[:k])) in VERBS and len(words) >= k), (None, []))
+    verb = next((v for k in (2, 1) if (v := " ".join(words[:k])) in VERBS), None)
     if verb is None:
-        below = [v for v in VERBS if v.startswith(words[0] + " ")]
-        hint = f"'{words[0]}' needs one of: {', '.join(below)}" if below else f"there is no verb {words[0]!r}; verbs: {', '.join(VERBS)}"
-        print(f"atonce: {hint}", file=sys.stderr)
-        return 2
-    try:
-        return _call(verb, rest)
-    except AtonceError as error:
-        print(f"atonce: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("atonce: interrupted", file=sys.stderr)
-        return 130
-
-
-def _call(verb: str, words: list[str]) -> int:
-    import tyro
-
-    call: Callable[[], int]
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+        return _no_verb(words)
+    with one_line_warnings():
         try:
-            call = tyro.cli(_deferred(VERBS[verb][0]), args=words, prog=f"atonce {verb}")
-        except SystemExit as stop:
-            if stop.code in (0, None):
-                return 0
-            call = lambda: _refuse(verb, said.getvalue())  # noqa: E731
-    return call()
+            return parse(f"atonce {verb}", VERBS[verb][0], words[verb.count(" ") + 1 :])()
+        except AtonceError as error:
+            print(f"atonce: {one_line(error)}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("atonce: interrupted", file=sys.stderr)
+            return 130
+        finally:
+            if "torch.distributed" in sys.modules:
+                from atonce.core.distribution import leave_world
+
+                leave_world()
 
 
-def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
-    """The same signature, but the work waits until parsing is over (its errors are not tyro's)."""
-
-    @functools.wraps(function)
-    def later(*args: Any, **options: Any) -> Callable[[], int]:
-        return functools.partial(function, *args, **options)
-
-    return later
-
-
-def _refuse(verb: str, said: str) -> int:
-    """tyro's boxed complaint as one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in said.splitlines()]
-    body = [line for line in lines[1:] if line and "full helptext" not in line]
-    print(f"atonce {verb}: {' '.join(body) or 'the arguments cannot be read'} (see atonce {verb} --help)", file=sys.stderr)
+def _no_verb(words: list[str]) -> int:
+    """Help or complaint for words that name no verb; a first word of several verbs, like ``data``, has help of its own."""
+    below = [v for v in VERBS if v.startswith(words[0] + " ")]
+    if below and words[1:2] in (["-h"], ["--help"]):
+        print(_usage(below))
+        return 0
+    listed = ", ".join(below or VERBS)
+    hint = f"'{words[0]}' needs one of: {listed}" if below else f"there is no verb {words[0]!r}; verbs: {listed}"
+    print(f"atonce: {hint}", file=sys.stderr)
     return 2
 
 
-def _usage() -> str:
-    width = max(map(len, VERBS))
+def _usage(verbs: Sequence[str] = tuple(VERBS)) -> str:
+    width = max(map(len, verbs))
     lines = ["usage: atonce VERB ...", "", "One-step generative models: train, sample, measure.", ""]
-    lines += [f"  {verb:{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    lines += [f"  {verb:{width}}  {VERBS[verb][1]}" for verb in verbs]
     return "\n".join([*lines, "", "atonce VERB --help says more, with an example that runs. First: atonce demo"])
-
-
-def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` words as a dict; values are JSON where they parse, text otherwise."""
-    out: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        if not sign or not name:
-            raise InputError(f"--set takes name=value, got {pair!r}")
-        try:
-            value = json.loads(text.lower() if text in ("True", "False") else text)
-        except ValueError:
-            value = None if text == "None" else text
-        out[name] = tuple(value) if isinstance(value, list) else value
-    return out
 
 
 def _print(facts: Any, text: str, as_json: bool) -> None:

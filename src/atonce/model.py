@@ -47,9 +47,18 @@ class ModelConfig:
         if self.kind not in ("consistency", "flow_map", "denoiser"):
             raise InputError(f"model kind {self.kind!r} is not known; known: consistency, flow_map, denoiser")
         if not 0 < self.sigma_min < self.sigma_max:
-            raise InputError(f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}: 0 < sigma_min < sigma_max must hold")
+            raise InputError(
+                f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}: 0 < sigma_min < sigma_max must hold"
+            )
         if self.labels is not None and len(self.labels) != self.network.labels:
             raise InputError(f"{len(self.labels)} label names are given, but the network has {self.network.labels} classes")
+        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
+            raise InputError(f"clip is {self.clip}, must be a pair (low, high) or None")
+        for steps, points in self.time_points.items() if self.kind != "denoiser" else ():
+            if check_times(points, self.preconditioning.sigma_end, self.sigma_max) != list(points) or len(points) != steps:
+                raise InputError(
+                    f"time_points for {steps} steps is {points}: give the {steps} starting points of the intervals"
+                )
 
 
 class ConsistencyModel(nn.Module):
@@ -149,12 +158,13 @@ class ConsistencyModel(nn.Module):
 
     def extra_repr(self) -> str:
         """Facts shown by ``repr``."""
-        return f"kind={self.kind}, shape={self.shape}, labels={len(self.labels or [])}, sigma=({self.sigma_end:g}, {self.sigma_max:g})"
+        levels = f"sigma=({self.sigma_end:g}, {self.sigma_max:g})"
+        return f"kind={self.kind}, shape={self.shape}, labels={len(self.labels or [])}, {levels}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConsistencyModel:
         with self._lock:
             self._ema_networks.clear()  # copies follow the weights to a new device or precision when next used
-        return super()._apply(fn, recurse)  # type: ignore[return-value]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConsistencyModel:
         return ConsistencyModel(self.config, copy.deepcopy(self.network, memo), self._ema, self.card, self.records)
@@ -162,7 +172,13 @@ class ConsistencyModel(nn.Module):
     # ---- the call
 
     def forward(
-        self, x: Tensor, sigma: float | Tensor, label: Tensor | int | None = None, *, to: float | None = None, guidance: float | None = None
+        self,
+        x: Tensor,
+        sigma: float | Tensor,
+        label: Tensor | int | None = None,
+        *,
+        to: float | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """x0 = f(x, sigma): the origin of the trajectory through x (or what :attr:`kind` says).
 
@@ -186,7 +202,9 @@ class ConsistencyModel(nn.Module):
 
     def _check_options(self, to: float | None, guidance: float | None) -> None:
         if to is not None and self.kind != "flow_map":
-            raise InputError(f"to={to:g} asks for a point inside the trajectory: this is a {self.kind} model, only flow maps can")
+            raise InputError(
+                f"to={to:g} asks for a point inside the trajectory: this is a {self.kind} model, only flow maps can"
+            )
         if guidance is not None:
             raise InputError(f"guidance={guidance:g}: this model was not trained with guidance; leave it out")
 
@@ -214,7 +232,7 @@ class ConsistencyModel(nn.Module):
             values = values.expand(n)
         if values.numel() != n:
             raise InputError(f"{values.numel()} labels are given for {n} images: give one, or one for each image")
-        if values.max() >= classes:
+        if n and values.max() >= classes:
             raise InputError(f"label {int(values.max())} is out of range: this model has {classes} classes, 0 to {classes - 1}")
         return values.to(self.device)
 
@@ -240,9 +258,9 @@ class ConsistencyModel(nn.Module):
     ) -> Tensor:
         """Generate images.
 
-        The noise of image ``first + i`` at each step is a function of (seed, first + i, step), or of (seeds[i], step), drawn on the
-        CPU; so shards made with ``first`` fit together exactly. No global random state is read or changed, and calls from several
-        threads do not disturb each other.
+        The noise of image ``first + i`` at each step is a function of (seed, first + i, step), or of (seeds[i], step), drawn on
+        the CPU; so shards made with ``first`` fit together exactly. No global random state is read or changed, and calls from
+        several threads do not disturb each other.
 
         Args:
             n: Number of images.
@@ -253,11 +271,12 @@ class ConsistencyModel(nn.Module):
             noise: Unit normal noise [n, C, H, W] for the first step.
             labels: Classes (one, or one for each image); a conditional model draws them uniformly when not given.
             guidance: Guidance scale, for models that can.
-            sigmas: Starting noise levels of the intervals, descending (for a denoiser: all end points, down to 0), instead of the default.
+            sigmas: Starting noise levels of the intervals, descending, instead of the default; a closing ``sigma_end`` or 0 may
+                stand at the end. They replace ``steps``.
             sampler: ``"auto"``; ``"restart"`` for consistency models; ``"heun"`` or ``"euler"`` for denoisers.
             ema: Name of a further set of weights (see :attr:`ema_names`).
             batch: Images computed at once; default 256 on a GPU, 64 elsewhere.
-            callback: Called after each step with ``step``, ``sigma``, ``x0``, ``calls`` (of this batch), ``first`` and ``done``.
+            callback: Called after each step with ``step``, ``sigma``, ``x0``, ``calls`` (of this batch), ``first``, ``done``.
 
         Returns:
             float32 [n, C, H, W] in [-1, 1] (where the model clips) on :attr:`device`.
@@ -269,10 +288,12 @@ class ConsistencyModel(nn.Module):
         times = self._times(steps, sigmas, sampler)
         if not isinstance(n, int) or n < 0:
             raise InputError(f"n is {n!r}, must be a whole number of at least 0")
-        if first < 0:
-            raise InputError(f"first is {first}, must be at least 0")
-        if batch is not None and batch < 1:
-            raise InputError(f"batch is {batch}, must be at least 1")
+        if not isinstance(first, int) or first < 0:
+            raise InputError(f"first is {first!r}, must be a whole number of at least 0")
+        if not isinstance(seed, int):
+            raise InputError(f"seed is {seed!r}, must be a whole number")
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
+            raise InputError(f"batch is {batch!r}, must be a whole number of at least 1")
         index, keys = self._noise_keys(n, seed, first, seeds)
         if noise is not None and tuple(noise.shape) != (n, *self.shape):
             raise InputError(f"noise has shape {tuple(noise.shape)}, must be {(n, *self.shape)}")
@@ -294,7 +315,13 @@ class ConsistencyModel(nn.Module):
 
             def report(info: dict[str, object], part: slice = part) -> None:
                 if callback is not None:
-                    callback({**info, "first": first + part.start, "done": part.stop if info["step"] == len(times) - 1 else part.start})
+                    callback(
+                        {
+                            **info,
+                            "first": first + part.start,
+                            "done": part.stop if info["step"] == len(times) - 1 else part.start,
+                        }
+                    )
 
             rows = None if label is None else label[part]
             out[part] = self._sample_batch(network, draw, times, sampler, rows, report)
@@ -337,7 +364,7 @@ class ConsistencyModel(nn.Module):
     def _noise_keys(self, n: int, seed: int, first: int, seeds: Sequence[int] | Tensor | None) -> tuple[Tensor, int | Tensor]:
         """Sample indices [n] and the seed, or one seed for each image."""
         if seeds is None:
-            return torch.arange(first, first + n), int(seed)
+            return torch.arange(first, first + n), seed
         keys = torch.as_tensor(seeds, dtype=torch.int64).reshape(-1).cpu()
         if keys.numel() != n:
             raise InputError(f"{keys.numel()} seeds are given for {n} images: give one for each")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atonce.core.errors import InputError, MissingExtraError, ModelFileError
-from atonce.core.files import sha256_file, write_atomic, write_json, write_text
+from atonce.core.files import sha256_file, storage_errors, sync_folder, write_atomic, write_json, write_text
 from atonce.core.records import Record
 from atonce.networks.unet import UNetConfig
 from atonce.preconditioning import Preconditioning
@@ -37,20 +40,37 @@ def save_model(model: ConsistencyModel, folder: Path | str) -> None:
         StorageError: Writing failed.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_ours(folder))):
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose another name, nothing was changed")
+    # Hidden files (.git, .gitattributes of a cloned repository) are nobody's model and stay.
+    if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()) and not _is_ours(folder):
         raise InputError(f"{folder} exists and is not a model folder: choose another name, nothing was changed")
     files = {"model.safetensors": model.network.state_dict()}
     files |= {f"ema-{name}.safetensors": state for name, state in model._ema.items()}
-    for name, state in files.items():
-        content = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-        write_atomic(folder / name, lambda path, content=content: save_file(content, path, metadata={"format": "pt"}))  # type: ignore[misc]
-    weights = {name: sha256_file(folder / name) for name in files}
-    write_json(folder / "records.json", [record.as_dict() for record in model.records])
-    write_text(folder / "README.md", model_card(model))
-    write_json(folder / "config.json", {**config_to_dict(model.config), "card": model.card, "weights": weights})
-    for stale in folder.glob("ema-*.safetensors"):
-        if stale.name not in files:
-            stale.unlink()
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Everything is written aside first: on a full disk a model that was there stays whole, and its checksums right.
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+            aside = Path(name)
+            for file, state in files.items():
+                write_atomic(aside / file, functools.partial(_save_tensors, state))
+            weights = {file: sha256_file(aside / file) for file in files}
+            write_json(aside / "records.json", [record.as_dict() for record in model.records])
+            write_text(aside / "README.md", model_card(model))
+            write_json(aside / "config.json", {**config_to_dict(model.config), "card": model.card, "weights": weights})
+            for file in (*files, "records.json", "README.md", "config.json"):
+                (aside / file).replace(folder / file)
+        for stale in folder.glob("ema-*.safetensors"):
+            if stale.name not in files:
+                stale.unlink()
+        sync_folder(folder)
+
+
+def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # the library wraps the operating system's error
+        raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
 
 
 def load_model(folder_or_hub_id: Path | str) -> ConsistencyModel:
@@ -85,6 +105,10 @@ def load_model(folder_or_hub_id: Path | str) -> ConsistencyModel:
         model.network.load_state_dict(states["model.safetensors"])
     except RuntimeError as error:
         raise ModelFileError(f"{folder}: the weights do not fit the network of config.json: {_short(error)}") from error
+    shapes = {name: value.shape for name, value in model.network.state_dict().items()}
+    for name, state in ema.items():
+        if {key: value.shape for key, value in state.items()} != shapes:
+            raise ModelFileError(f"{folder / f'ema-{name}.safetensors'}: the weights do not fit the network of config.json")
     return model
 
 
@@ -103,8 +127,6 @@ def push_model(model: ConsistencyModel, repo_id: str, *, private: bool, token: s
     Raises:
         MissingExtraError: huggingface_hub is not installed.
     """
-    import tempfile
-
     hub = _hub()
     with tempfile.TemporaryDirectory() as name:
         save_model(model, name)
@@ -138,13 +160,13 @@ def config_from_dict(values: Mapping[str, Any], where: Path) -> ModelConfig:
     from atonce.model import ModelConfig
 
     try:
-        network = dict(values["network"])
+        network: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["network"].items()}
         if (kind := network.pop("architecture")) != "unet":
             raise ModelFileError(f"{where}: network architecture {kind!r} is not known to this version of atonce")
         known = {f.name for f in dataclasses.fields(ModelConfig)} & set(values)
         fields = {k: values[k] for k in known - {"network", "preconditioning", "time_points", "clip", "labels"}}
         return ModelConfig(
-            network=UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in network.items()}),
+            network=UNetConfig(**network),
             preconditioning=Preconditioning(**values["preconditioning"]),
             time_points={int(k): tuple(v) for k, v in values.get("time_points", {}).items()},
             clip=None if values.get("clip") is None else (float(values["clip"][0]), float(values["clip"][1])),
@@ -189,16 +211,22 @@ def model_card(model: ConsistencyModel) -> str:
         f"| noise levels | {model.sigma_end:g} to {model.sigma_max:g}, sigma_data {model.sigma_data:g} |",
         f"| parameters | {sum(p.numel() for p in model.network.parameters()):,} |",
     ]
-    lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in card.items() if key not in ("name", "description", "recipe")]
+    lines += [
+        f"| {key.replace('_', ' ')} | {value} |" for key, value in card.items() if key not in ("name", "description", "recipe")
+    ]
     if model.records:
-        lines += ["", "## Measured", "", "| metric | value | 95 % interval | steps | calls | extractor | reference | samples |", "|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            "## Measured",
+            "",
+            "| metric | value | 95 % interval | steps | calls | extractor | reference | samples |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for record in model.records:
             for metric, result in record.metrics.items():
                 interval = f"{result.interval[0]:.4g} to {result.interval[1]:.4g}" if result.interval else ""
-                lines.append(
-                    f"| {metric} | {result.value:.4g} | {interval} | {record.steps} | {record.calls} | {record.extractor.name} | "
-                    f"{record.reference.name} | {record.samples} |"
-                )
+                cells = (metric, f"{result.value:.4g}", interval, record.steps, record.calls, record.extractor.name)
+                lines.append("| " + " | ".join(map(str, (*cells, record.reference.name, record.samples))) + " |")
     if recipe := card.get("recipe"):
         lines += ["", "## Recipe", "", "```json", json.dumps(recipe, indent=2), "```"]
     return "\n".join(lines) + "\n"
@@ -226,8 +254,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelFileError(f"{file} cannot be read: {_short(error)}") from error
     if not isinstance(values, dict) or values.get("library_name") != LIBRARY:
         raise ModelFileError(f"{file} is not the configuration of an atonce model")
-    if values.get("format", 0) > FORMAT:
-        raise ModelFileError(f"{file} was written by a newer atonce (format {values['format']}, this one reads {FORMAT}): update atonce")
+    version = values.get("format")
+    if not isinstance(version, int):
+        raise ModelFileError(f"{file} is damaged: its format is {version!r}, must be a whole number")
+    if version > FORMAT:
+        raise ModelFileError(f"{file} was written by a newer atonce (format {version}, this one reads {FORMAT}): update atonce")
     return values
 
 
@@ -235,7 +266,7 @@ def _read_weights(file: Path, digest: str | None) -> dict[str, Tensor]:
     try:
         if digest is not None and sha256_file(file) != digest:
             raise ModelFileError(
-                f"{file} is damaged or was exchanged: its checksum is not the one in config.json (remove it there to accept the file)"
+                f"{file} is damaged or was exchanged: its checksum is not that of config.json (remove that one to accept it)"
             )
         return load_file(file)
     except FileNotFoundError:
@@ -272,8 +303,10 @@ def _hub() -> Any:
 def _fetch(repo_id: str) -> Path:
     hub = _hub()
     try:
-        return Path(hub.snapshot_download(repo_id, allow_patterns=["config.json", "*.safetensors", "records.json", "README.md"]))
-    except Exception as error:  # noqa: BLE001 - the hub has many ways to fail; each is one line for the user
+        return Path(
+            hub.snapshot_download(repo_id, allow_patterns=["config.json", "*.safetensors", "records.json", "README.md"])
+        )
+    except Exception as error:
         raise ModelFileError(f"{repo_id} is not a folder here, and fetching it from the hub failed: {_short(error)}") from error
 
 

@@ -1,10 +1,11 @@
 """Preconditionings: the small objects that turn a raw network F into f(x, sigma) and convert sigma to the network's own time.
 
-    f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma))
+f(x, sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma))
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,18 +44,20 @@ class Preconditioning:
         """
         if self.kind not in ("edm", "boundary"):
             raise InputError(f"preconditioning {self.kind!r} is not known; known: edm, boundary")
-        if not self.sigma_data > 0:
+        if not 0 < self.sigma_data < math.inf:
             raise InputError(f"sigma_data is {self.sigma_data}, must be above 0")
         if self.kind == "edm" and self.sigma_end != 0:
-            raise InputError(f"sigma_end is {self.sigma_end}: the edm preconditioning ends at 0; use boundary for a shifted end")
-        if self.sigma_end < 0:
+            raise InputError(
+                f"sigma_end is {self.sigma_end}: the edm preconditioning ends at 0; use boundary for a shifted end"
+            )
+        if not 0 <= self.sigma_end < math.inf:
             raise InputError(f"sigma_end is {self.sigma_end}, must be 0 or more")
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """c_skip, c_out, c_in and c_noise.
 
         Args:
-            sigma: Noise levels, any shape, float32 or float64. At 0 (``"edm"`` only) c_noise is that of the smallest normal number.
+            sigma: Noise levels, any shape, float32 or float64. Below 1e-8, so also at 0, c_noise is that of 1e-8.
 
         Returns:
             Four tensors of the shape of ``sigma``.

@@ -61,7 +61,8 @@ def values(record: Record) -> dict[str, float]:
 def test_a_model_gives_a_whole_record() -> None:
     record = evaluate(Sampler(), "digits", n=300, steps=2, seed=4, metrics=METRICS)
     assert {
-        "frechet", "kid", "precision", "recall", "density", "coverage", "neighbour_ratio", "digits_ratio", "digits_confidence"
+        "frechet", "kid", "precision", "recall", "density", "coverage", "neighbour_ratio", "digits_ratio", "digits_confidence",
+        "digits_confidence_strict",
     } <= set(record.metrics)  # fmt: skip
     for name in ("frechet", "kid", "precision", "recall", "density", "coverage"):
         interval = record.metrics[name].interval

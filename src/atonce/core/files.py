@@ -33,6 +33,9 @@ def sha256_json(value: Any) -> str:
 def storage_errors(path: Path | str) -> Iterator[None]:
     """Turn an ``OSError`` raised while writing ``path`` into one clear :class:`StorageError`.
 
+    Args:
+        path: What is written, for the message.
+
     Raises:
         StorageError: The disk is full, a quota is reached, or the place cannot be written.
     """

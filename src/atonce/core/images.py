@@ -52,11 +52,15 @@ def tile(images: Tensor, columns: int | None = None, gap: int = 1, scale: int = 
 
 
 def save_png(path: Path | str, picture: Tensor) -> None:
-    """Write a picture uint8 [H, W, 3] (or [H, W]) as PNG, whole or not at all.
+    """Write a picture as PNG, whole or not at all.
+
+    Args:
+        path: The file.
+        picture: uint8 [H, W, 3], or [H, W] for grey.
 
     Raises:
         StorageError: It could not be written.
     """
     from PIL import Image
 
-    write_atomic(path, lambda temporary: Image.fromarray(picture.numpy()).save(temporary, format="PNG"))
+    write_atomic(path, lambda temporary: Image.fromarray(picture.cpu().numpy()).save(temporary, format="PNG"))

@@ -18,6 +18,8 @@ import math
 import torch
 from torch import Tensor
 
+from atonce.core.errors import InputError
+
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -37,7 +39,9 @@ class Stream(enum.IntEnum):
     WORLD = 9  # samples of the closed-form worlds
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor | int, Tensor | int], rounds: int = 10) -> list[Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor | int, Tensor | int], rounds: int = 10
+) -> list[Tensor]:
     """Philox4x32: four words of random bits for each counter.
 
     Args:
@@ -70,7 +74,14 @@ def bits(seed: int | Tensor, index: Tensor, count: int, stream: Stream, step: in
 
     Returns:
         int64 [B, count], each in [0, 2^32).
+
+    Raises:
+        InputError: ``step`` does not fit into its 24 bits, so it would run into another purpose's numbers.
     """
+    if not 0 <= step < 1 << 24:
+        raise InputError(
+            f"step is {step}, must be from 0 to {(1 << 24) - 1}: larger ones would repeat another stream's numbers"
+        )
     blocks = (count + 3) // 4
     block = torch.arange(blocks, device=index.device)[None, :]
     column = index.to(torch.int64)[:, None]
@@ -80,7 +91,7 @@ def bits(seed: int | Tensor, index: Tensor, count: int, stream: Stream, step: in
     key = (seed & _MASK, (seed >> 32) & _MASK)
     words = philox((block, column & _MASK, (column >> 32) & _MASK, word), key)
     shape = (index.shape[0], blocks)
-    return torch.stack([w.expand(shape) for w in words], dim=-1).reshape(shape[0], -1)[:, :count]
+    return torch.stack([w.expand(shape) for w in words], dim=-1).reshape(shape[0], 4 * blocks)[:, :count]
 
 
 def uniform(seed: int | Tensor, index: Tensor, count: int, stream: Stream, step: int = 0) -> Tensor:
@@ -95,11 +106,12 @@ def normal(seed: int | Tensor, index: Tensor, shape: tuple[int, ...], stream: St
     Arguments as in :func:`bits`; ``shape`` is the shape of one sample.
     """
     count = math.prod(shape)
-    u = uniform(seed, index, 2 * ((count + 1) // 2), stream, step).reshape(index.shape[0], -1, 2)
+    pairs = (count + 1) // 2
+    u = uniform(seed, index, 2 * pairs, stream, step).reshape(index.shape[0], pairs, 2)
     radius = torch.sqrt(-2.0 * torch.log(u[..., 0]))
     angle = (2.0 * math.pi) * u[..., 1]
     z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
-    return z.reshape(index.shape[0], -1)[:, :count].to(torch.float32).reshape(-1, *shape)
+    return z.reshape(index.shape[0], 2 * pairs)[:, :count].to(torch.float32).reshape(index.shape[0], *shape)
 
 
 def permutation(seed: int, epoch: int, n: int) -> Tensor:
@@ -113,8 +125,8 @@ def permutation(seed: int, epoch: int, n: int) -> Tensor:
 def dropout_masks(seed: int, index: Tensor, sizes: list[int], p: float) -> list[Tensor]:
     """Scaled dropout masks, one for each layer, shared by every pass that is given them.
 
-    The masks depend on the seed and each sample's index alone. One random byte decides each element, so ``p`` is rounded to a multiple of 1/256 and the kept ones are scaled
-    by the inverse of the rounded rate, which keeps the mean exact.
+    The masks depend on the seed and each sample's index alone. One random byte decides each element, so ``p`` is rounded to a
+    multiple of 1/256 (255/256 at most) and the kept ones are scaled by the inverse of the rounded rate: the mean stays exact.
 
     Args:
         seed: The run's seed.
@@ -123,13 +135,13 @@ def dropout_masks(seed: int, index: Tensor, sizes: list[int], p: float) -> list[
         p: Probability of dropping an element, in [0, 1).
 
     Returns:
-        For each layer a float32 tensor [B, size] with entries 0 or 1/(1 - p).
+        For each layer a float32 tensor [B, size] with entries 0 or 1/(1 - p), p rounded as above.
     """
-    threshold = round(p * 256)
+    threshold = min(round(p * 256), 255)
     keys = bits(seed, index, 4 * ((len(sizes) + 3) // 4), Stream.DROPOUT).to(torch.int32)
     masks = []
     for layer, size in enumerate(sizes):
-        # One hash (Wellons' lowbias32) of element number xor key gives four bytes: enough for masks, and a tenth of Philox's cost.
+        # One hash (Wellons' lowbias32) of element number xor key gives four bytes: enough for masks, a tenth of Philox's cost.
         x = torch.arange((size + 3) // 4, dtype=torch.int32, device=index.device)[None, :] ^ keys[:, layer, None]
         x = (x ^ ((x >> 16) & 0xFFFF)).mul_(0x7FEB352D)
         x = (x ^ ((x >> 15) & 0x1FFFF)).mul_(0x846CA68B - (1 << 32))

@@ -10,16 +10,18 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.svm import SVC
 from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.core.streams import permutation
 from atonce.data.sources import open_data
-from atonce.evaluation.confidence import Array, ConfidentClassifier, fit_classifier
+from atonce.evaluation.confidence import Array, fit_classifier
 from atonce.evaluation.extractors import pixels
 from atonce.evaluation.frechet import FeatureStatistics, frechet_distance
 from atonce.evaluation.neighbours import Memorisation, class_shares, memorisation
@@ -63,6 +65,9 @@ class DigitsVerdict:
             perfect sampler is near 0.5.
         frechet: That distance itself, on pixels in [-1, 1].
         confidence: Share of samples the classifier is sure of over that share among held-out digits; 1 is as good as real.
+            One sigmoid for each class against the rest (scikit-learn's ``CalibratedClassifierCV``); it is lenient, since it is
+            sure of more than half of pure noise too.
+        strict_confidence: The same with pairwise sigmoids and coupling, which is sure of no noise. No limit is set on it.
         class_shares: Share of each of the ten classes among the samples.
         neighbours: Median distances to the nearest training image, and their ratio.
         samples: Number of samples.
@@ -71,6 +76,7 @@ class DigitsVerdict:
     ratio: float
     frechet: float
     confidence: float
+    strict_confidence: float
     class_shares: tuple[float, ...]
     neighbours: Memorisation
     samples: int
@@ -122,18 +128,39 @@ def half_split_distance(seeds: Iterable[int] = range(20)) -> float:
     return math.fsum(distances) / len(distances)
 
 
+class Judge(Protocol):
+    """What both classifiers are here: inputs [n, D] to class probabilities [n, 10]."""
+
+    def __call__(self, x: Array) -> Array:
+        """Class probabilities."""
+
+
 @functools.cache
-def confidence_judge() -> ConfidentClassifier:
-    """An RBF support vector machine with Platt calibration, trained on the fixed 80 % of the digits."""
+def confidence_judge(strict: bool = False) -> Judge:
+    """An RBF support vector machine with Platt calibration, trained on the fixed 80 % of the digits.
+
+    Args:
+        strict: Calibrate pairs of classes and couple them, instead of each class against the rest.
+
+    Returns:
+        The function from images to class probabilities.
+    """
     train = open_data("digits", split="train")
     assert train.labels is not None  # digits always have labels
-    return fit_classifier(_array(train.images), train.labels.numpy())
+    x, y = _array(train.images), train.labels.numpy()
+    if strict:
+        return fit_classifier(x, y).probabilities
+    fitted = CalibratedClassifierCV(SVC(kernel="rbf"), method="sigmoid", ensemble=False).fit(x, y)
+    return lambda images: np.asarray(fitted.predict_proba(images), dtype=np.float64)
 
 
 @functools.cache
-def held_out_confidence() -> float:
+def held_out_confidence(strict: bool = False) -> float:
     """Share of the held-out digits that the judge is sure of."""
-    probabilities = confidence_judge().probabilities(_array(open_data("digits", split="test").images))
+    return _sure(confidence_judge(strict)(_array(open_data("digits", split="test").images)))
+
+
+def _sure(probabilities: Array) -> float:
     return float((probabilities.max(1) > CONFIDENT).mean())
 
 
@@ -154,14 +181,14 @@ def judge_digits(samples: Tensor) -> DigitsVerdict:
         raise InputError(f"the judge of digits takes at least 2 uint8 images [n, 1, 8, 8], got {found}")
     features = _features(samples)
     distance = frechet_distance(_statistics(features), _statistics(_features(open_data("digits", split="all").images)))
-    probabilities = confidence_judge().probabilities(_array(samples))
-    sure = float((probabilities.max(1) > CONFIDENT).mean())
+    probabilities, strict = (confidence_judge(kind)(_array(samples)) for kind in (False, True))
     training, held_out = (_features(open_data("digits", split=split).images) for split in ("train", "test"))
     return DigitsVerdict(
         ratio=distance / HALF_SPLIT_DISTANCE,
         frechet=distance,
-        confidence=sure / held_out_confidence(),
-        class_shares=class_shares(torch.from_numpy(probabilities.argmax(1)), 10),
+        confidence=_sure(probabilities) / held_out_confidence(),
+        strict_confidence=_sure(strict) / held_out_confidence(strict=True),
+        class_shares=class_shares(torch.from_numpy(strict.argmax(1)), 10),
         neighbours=memorisation(features, training, held_out),
         samples=samples.shape[0],
     )

@@ -151,7 +151,10 @@ def digits_metrics(verdict: digits.DigitsVerdict) -> dict[str, Metric]:
     """The judge's findings as metrics; the shares are given by their smallest and largest."""
     return {
         "digits_ratio": Metric(verdict.ratio, None, higher_is_better=False, unit="ratio"),
-        "digits_confidence": Metric(verdict.confidence, None, higher_is_better=True, unit="ratio"),
+        "digits_confidence": Metric(verdict.confidence, None, higher_is_better=True, unit="ratio", settings="one against rest"),
+        "digits_confidence_strict": Metric(
+            verdict.strict_confidence, None, higher_is_better=True, unit="ratio", settings="pairs, coupled"
+        ),
         "digits_smallest_class": Metric(min(verdict.class_shares), None, higher_is_better=None, unit="share"),
         "digits_largest_class": Metric(max(verdict.class_shares), None, higher_is_better=None, unit="share"),
         "digits_neighbour_ratio": Metric(verdict.neighbour_ratio, None, higher_is_better=True, unit="ratio"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from atonce.core.errors import ModelFileError
+from atonce.core.errors import MissingExtraError, ModelFileError
 from atonce.exchange.gallery import gallery_folder, gallery_names
 from atonce.model import ConsistencyModel
+from atonce.model_files import is_model_folder
 from atonce.training.rundir import RunFolder
 
 
@@ -15,7 +16,8 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     """Open a model.
 
     Args:
-        name_or_path: A gallery name, a run folder, a model folder or a hub id. An existing path wins over a name.
+        name_or_path: A gallery name, a run folder, a model folder or a hub id. A run or model folder of that name wins over the
+            gallery, and the gallery over any other folder.
 
     Returns:
         The model, on the CPU.
@@ -23,19 +25,27 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     Raises:
         ModelFileError: There is no such model, or its files are damaged.
     """
-    text, path = str(name_or_path), Path(name_or_path)
-    if path.is_dir():
+    text, path = os.fspath(name_or_path), Path(name_or_path).expanduser()
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        is_folder = is_there = False
+    known = text in gallery_names()
+    if is_folder and (not known or RunFolder(path).recipe_file.exists() or is_model_folder(path)):
         return ConsistencyModel.from_pretrained(_in_run(path))
-    if path.exists():
-        raise ModelFileError(f"{path} is a file of a kind that this version cannot open: give a model folder or a run folder")
-    if text in gallery_names():
+    if known:
         return ConsistencyModel.from_pretrained(gallery_folder() / text)
-    if text.count("/") == 1 and not text.startswith(("./", "../", "/")) and not (path.parent.is_dir() and str(path.parent) != "."):
-        return ConsistencyModel.from_pretrained(text)
-    raise ModelFileError(
-        f"there is no model {text!r}: it is neither a folder nor in the gallery ({', '.join(gallery_names()) or 'empty'}); "
-        "give a run folder, a model folder or a hub id (owner/name)"
+    if is_there:
+        raise ModelFileError(f"{path} is a file of a kind that this version cannot open: give a model folder or a run folder")
+    problem = (
+        f"there is no model {text[:200]!r}: it is neither a folder nor in the gallery ({', '.join(gallery_names()) or 'empty'})"
     )
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.parent.is_dir():
+        try:
+            return ConsistencyModel.from_pretrained(text)
+        except MissingExtraError as error:
+            raise ModelFileError(f"{problem}; as a hub id it needs more: {error}") from error
+    raise ModelFileError(f"{problem}; give a run folder, a model folder or a hub id (owner/name)")
 
 
 def _in_run(folder: Path) -> Path:
@@ -45,9 +55,9 @@ def _in_run(folder: Path) -> Path:
         ModelFileError: The run has no model yet.
     """
     run = RunFolder(folder)
-    if (folder / "config.json").exists() or not run.recipe_file.exists():
+    if is_model_folder(folder) or not run.recipe_file.exists():
         return folder
     for model in (run.model, run.best):
-        if (model / "config.json").exists():
+        if model.is_dir():
             return model
     raise ModelFileError(f"run {folder} has no model yet: it was stopped before its first evaluation; resume it")

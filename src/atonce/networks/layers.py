@@ -37,7 +37,8 @@ class Conv(nn.Module):
         kernel: Kernel size, 1 or 3.
         resample: ``"up"``, ``"down"`` or ``None``; the filter comes before the convolution unless ``fused``.
         taps: Filter taps, e.g. (1, 1) for a box or (1, 3, 3, 1).
-        fused: Filter after the convolution (only with ``"down"``; the image pyramid of NCSN++).
+        fused: Filter after the convolution (only with ``"down"``; the image pyramid of NCSN++). The convolution then reaches
+            past the border by the filter's padding, and the bias comes last, so that the two act as one strided kernel.
         gain: Factor on the Xavier-uniform initialisation.
     """
 
@@ -55,7 +56,7 @@ class Conv(nn.Module):
     ) -> None:
         super().__init__()
         self.kernel, self.resample, self.fused, self.gain = kernel, resample, fused, gain
-        self.box = taps == (1, 1)
+        self.box, self.margin = taps == (1, 1), (len(taps) - 1) // 2
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         f = torch.tensor(taps, dtype=torch.float32)
@@ -65,25 +66,27 @@ class Conv(nn.Module):
         """Halve or double the resolution with the low-pass filter."""
         if self.box:
             return F.avg_pool2d(x, 2) if self.resample == "down" else F.interpolate(x, scale_factor=2, mode="nearest")
-        channels, pad = x.shape[1], (self.resample_filter.shape[-1] - 1) // 2
+        channels = x.shape[1]
         taps = self.resample_filter.to(x.dtype).expand(channels, 1, -1, -1)
         if self.resample == "down":
-            return F.conv2d(x, taps, stride=2, padding=pad, groups=channels)
-        return F.conv_transpose2d(x, taps * 4, stride=2, padding=pad, groups=channels)
+            return F.conv2d(x, taps, stride=2, padding=0 if self.fused else self.margin, groups=channels)
+        return F.conv_transpose2d(x, taps * 4, stride=2, padding=self.margin, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.resample and not self.fused:
-            x = self._filter(x)
-        x = F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.kernel // 2)
-        return self._filter(x) if self.resample and self.fused else x
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if self.resample and self.fused:
+            return self._filter(F.conv2d(x, weight, padding=self.kernel // 2 + self.margin)) + bias[:, None, None]
+        return F.conv2d(self._filter(x) if self.resample else x, weight, bias, padding=self.kernel // 2)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with min(32, C / 4) groups and statistics in float32 or better."""
+    """Group normalisation with min(32, C / 4) groups, or the next smaller number that divides C; statistics in float32."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.groups, self.eps = min(32, max(channels // 4, 1)), eps
+        self.eps = eps
+        # The published widths are multiples of 32; joined with a skip, others give 144 channels, say, which 32 does not divide.
+        self.groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -124,7 +127,7 @@ class FourierEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: GN, SiLU, conv (resampling inside), + embedding, GN, SiLU, dropout, conv; residual times sqrt(1/2); attention.
+    """Residual block: GN, SiLU, conv (may resample), + embedding, GN, SiLU, dropout, conv; residual times sqrt(1/2); attention.
 
     Args:
         in_channels: Channels in.
@@ -175,17 +178,17 @@ class Block(nn.Module):
         """
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm2(x)).reshape(b, self.heads, c // self.heads, 3, h * w)
-        # One copy to [3, B, heads, HW, C / heads]: with strided q, k, v the products on a CPU fall back to a loop over the batch.
+        # One copy to [3, B, heads, HW, C / heads]: with strided q, k, v the products on a CPU become a loop over the batch.
         q, k, v = qkv.permute(3, 0, 1, 4, 2).contiguous().unbind(0)
         a = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(a.transpose(-1, -2).reshape(b, c, h, w))  # type: ignore[no-any-return]
+        return self.proj(a.transpose(-1, -2).reshape(b, c, h, w))
 
 
 def initialise(network: nn.Module, seed: int) -> None:
     """Draw all weights from one seed, without touching global random state: Xavier-uniform times each layer's gain.
 
-    Source: facts of the EDM configuration (xavier_uniform; 1e-5 on the last convolution of a block, the attention projection and
-    the output; sqrt(0.2) on q k v; zero biases).
+    As configured by EDM (Karras et al. 2022): factor 1e-5 on the last convolution of a block, on the attention's projection and
+    on the output, sqrt(0.2) on q, k, v, zero biases.
 
     Args:
         network: A network made of this module's layers; changed in place.

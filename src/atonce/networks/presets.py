@@ -13,9 +13,9 @@ NAMES = ("auto", "tiny", "small", "ddpmpp", "ncsnpp", "ncsnpp-deep")
 def named(name: str, size: int, image_channels: int, labels: int = 0, augment_labels: int = 0) -> UNetConfig:
     """The network called ``name`` for images of the given shape.
 
-    ``tiny`` and ``small`` are DDPM++ shapes for a CPU (with iCT's gentle noise embedding), ``ddpmpp`` and ``ncsnpp`` the published ones
-    for 32x32 (a level more from 64x64 on), ``ncsnpp-deep`` has twice the blocks (iCT-deep). ``auto`` is ``tiny`` up to 16x16,
-    ``small`` up to 32x32 and ``ddpmpp`` above.
+    ``tiny`` and ``small`` are DDPM++ shapes for a CPU, ``ddpmpp`` and ``ncsnpp`` the published ones for 32x32 (a level more
+    above that), ``ncsnpp-deep`` has twice the blocks (iCT-deep). ``auto`` is ``tiny`` up to 16x16, ``small`` up to 32x32 and
+    ``ddpmpp`` above.
 
     Args:
         name: One of :data:`NAMES`.
@@ -50,7 +50,10 @@ def named(name: str, size: int, image_channels: int, labels: int = 0, augment_la
         config = ddpmpp(size, image_channels, channel_mult=(2, 2, 2) if size <= 32 else (1, 2, 2, 2))
     elif name in ("ncsnpp", "ncsnpp-deep"):
         config = ncsnpp(
-            size, image_channels, channel_mult=(2, 2, 2) if size <= 32 else (1, 2, 2, 2), blocks=8 if name.endswith("deep") else 4
+            size,
+            image_channels,
+            channel_mult=(2, 2, 2) if size <= 32 else (1, 2, 2, 2),
+            blocks=8 if name.endswith("deep") else 4,
         )
     else:
         raise InputError(f"network {name!r} is not known; known: {', '.join(NAMES)}")

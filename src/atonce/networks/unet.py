@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,18 @@ from torch import Tensor, nn
 
 from atonce.core.errors import InputError
 from atonce.networks.layers import Block, Conv, FourierEmbedding, GroupNorm, Linear, PositionalEmbedding, initialise
+
+_LOWEST = {
+    "size": 4,
+    "image_channels": 1,
+    "channels": 4,
+    "blocks": 1,
+    "embedding_mult": 1,
+    "noise_mult": 1,
+    "head_channels": 0,
+    "labels": 0,
+    "augment_labels": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -43,21 +55,39 @@ class UNetConfig:
         Raises:
             InputError: A field is out of its range, or the size does not fit the levels.
         """
+        for name, low in _LOWEST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise InputError(f"network {name} is {value!r}, must be a whole number of at least {low}")
+        for name in ("channel_mult", "attention", "taps"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not all(isinstance(v, int) and v >= 1 for v in values):
+                raise InputError(f"network {name} is {values!r}, must be a tuple of whole numbers of at least 1")
+        for name in ("embedding", "encoder"):
+            known = get_args(get_type_hints(UNetConfig)[name])
+            if getattr(self, name) not in known:
+                raise InputError(f"network {name} is {getattr(self, name)!r}, must be one of {', '.join(known)}")
+        if not isinstance(self.fourier_scale, (int, float)) or not 0 < self.fourier_scale < math.inf:
+            raise InputError(f"network fourier_scale is {self.fourier_scale!r}, must be a number above 0")
+        if len(self.taps) % 2 or not self.taps:
+            raise InputError(f"network taps is {self.taps}, must be an even number of taps, for example (1, 1) or (1, 3, 3, 1)")
         levels = len(self.channel_mult)
-        for name, low in (("size", 4), ("image_channels", 1), ("channels", 4), ("blocks", 1), ("embedding_mult", 1), ("noise_mult", 1)):
-            if getattr(self, name) < low:
-                raise InputError(f"network {name} is {getattr(self, name)}, must be at least {low}")
-        if not levels or min(self.channel_mult) < 1:
-            raise InputError(f"network channel_mult is {self.channel_mult}: give at least one level, each 1 or more")
+        if not levels:
+            raise InputError("network channel_mult is empty: give at least one level")
         if self.size % (1 << (levels - 1)) or self.size >> (levels - 1) < 2:
             raise InputError(
-                f"images of {self.size}x{self.size} do not fit {levels} levels: the size must be a multiple of {1 << (levels - 1)} and "
-                f"at least {2 << (levels - 1)}; use fewer levels (channel_mult) or resize the images"
+                f"images of {self.size}x{self.size} do not fit {levels} levels: the size must be a multiple of "
+                f"{1 << (levels - 1)} and at least {2 << (levels - 1)}; use fewer levels (channel_mult) or resize the images"
             )
-        if self.labels < 0 or self.augment_labels < 0 or self.head_channels < 0:
-            raise InputError("network labels, augment_labels and head_channels must be 0 or more")
-        if any(self.channels * m % 4 for m in self.channel_mult) or self.channels % 4:
-            raise InputError(f"network channels is {self.channels}: every level's width must be a multiple of 4")
+        if self.channels % 4:
+            raise InputError(f"network channels is {self.channels}, must be a multiple of 4")
+        widths = [
+            self.channels * m for i, m in enumerate(self.channel_mult) if i == levels - 1 or self.size >> i in self.attention
+        ]
+        if self.head_channels and any(width % self.head_channels for width in widths):
+            raise InputError(
+                f"network head_channels is {self.head_channels}, must divide the width of every level with attention ({widths})"
+            )
 
     def heads(self, channels: int) -> int:
         """Attention heads of a block with ``channels`` channels."""
@@ -70,7 +100,7 @@ def ddpmpp(size: int = 32, image_channels: int = 3, **changes: object) -> UNetCo
 
 
 def ncsnpp(size: int = 32, image_channels: int = 3, **changes: object) -> UNetConfig:
-    """NCSN++ (EDM's "VE" network): Fourier embedding, image pyramid, filter [1, 3, 3, 1]. 56,395,523 parameters at the defaults."""
+    """NCSN++ (EDM's "VE" network): Fourier embedding, image pyramid, filter [1, 3, 3, 1]. 56,395,523 parameters by default."""
     values: dict[str, object] = {"embedding": "fourier", "noise_mult": 2, "encoder": "residual", "taps": (1, 3, 3, 1)} | changes
     return UNetConfig(size=size, image_channels=image_channels, **values)  # type: ignore[arg-type]
 
@@ -143,7 +173,12 @@ class UNet(nn.Module):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None, masks: list[Tensor] | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+        masks: list[Tensor] | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -182,4 +217,9 @@ class UNet(nn.Module):
 
     def mask_sizes(self) -> list[int]:
         """Elements per sample of each block's dropout mask, in the order of use."""
-        return [m.out_channels * int(n.split("x")[0]) ** 2 for part in (self.enc, self.dec) for n, m in part.items() if isinstance(m, Block)]
+        return [
+            m.out_channels * int(n.split("x")[0]) ** 2
+            for part in (self.enc, self.dec)
+            for n, m in part.items()
+            if isinstance(m, Block)
+        ]

@@ -1,4 +1,7 @@
-"""The discrete family: denoising, CD, CT, iCT and ECT are one function and five choices (pairs, path, target, distance, weight)."""
+"""The discrete family: denoising, CD, CT, iCT and ECT are one function and five choices.
+
+The choices: pairs (t, r), path from x_t to x_r, target network, distance, weight.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,8 @@ def teacher_step(denoiser: Function, order: int) -> Path:
         order: 1 for Euler, 2 for Heun.
 
     Returns:
-        A path: x_r = x_t + (r - t) slope, where Heun averages the slopes at both ends.
+        A path: x_r = x_t + (r - t) slope, where Heun averages the slopes at both ends. Where r is 0 the slope there is not
+        defined and the step is Euler's, as in the sampler.
     """
 
     def path(x_t: Tensor, y: Tensor, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
@@ -103,8 +107,9 @@ def teacher_step(denoiser: Function, order: int) -> Path:
         end = x_t + (b - a) * slope
         if order == 1:
             return end
-        slope_end = (end - denoiser(end, r)) / b
-        return x_t + (b - a) * 0.5 * (slope + slope_end)
+        inside = b > 0
+        slope_end = (end - denoiser(end, r)) / torch.where(inside, b, 1.0)
+        return torch.where(inside, x_t + (b - a) * 0.5 * (slope + slope_end), end)
 
     return path
 

@@ -65,6 +65,9 @@ def denoiser_times(steps: int, sigma_min: float, sigma_max: float, rho: float = 
 def check_steps(steps: int) -> None:
     """Refuse a number of steps below 1.
 
+    Args:
+        steps: Number of intervals.
+
     Raises:
         InputError: ``steps`` is not a whole number of at least 1.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from torch import Tensor
 from atonce.core.errors import ModelFileError
 from atonce.core.files import sha256_file, storage_errors, sync_folder
 
-_NAME = re.compile(r"state-(\d{12})-([0-9a-f]{16})\.safetensors")
+_NAME = re.compile(r"state-(\d{12,})-([0-9a-f]{16})\.safetensors")
+_KEY = "atonce"  # of our facts in the file's metadata
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, images_seen: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int) -> Path:
-    """Write a checkpoint durably, then remove all but the newest ``keep``.
+    """Write a checkpoint durably, then remove what it replaces.
 
-    The file is written under a temporary name, synced, and renamed to a name that holds its checksum: one atomic step. A kill at
-    any moment leaves the previous checkpoints as they were.
+    The file is written under a temporary name, synced, and renamed to a name that holds its checksum: one atomic step. A kill
+    at any moment leaves the previous checkpoints as they were.
+
+    This checkpoint and the ``keep - 1`` before it stay. Those with a later clock go too: a run stands behind them only if they
+    were found damaged, and they must not crowd out whole ones.
 
     Args:
         folder: Where checkpoints live.
@@ -61,29 +66,25 @@ def save_checkpoint(folder: Path, images_seen: int, tensors: Mapping[str, Tensor
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / ".writing.tmp"
         try:
-            content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-            try:
-                save_file(content, temporary, metadata={"atonce": json.dumps({**facts, "images_seen": images_seen})})
-            except SafetensorError as error:  # the library wraps the operating system's error
-                raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            _write(temporary, tensors, {**facts, "images_seen": images_seen})
             path = folder / f"state-{images_seen:012d}-{sha256_file(temporary)[:16]}.safetensors"
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(folder)
-    for old in list_checkpoints(folder)[keep:]:
-        old.unlink(missing_ok=True)
+        others = [other for other in list_checkpoints(folder) if other != path]
+        earlier = [other for other in others if _images(other) <= images_seen]
+        for old in set(others) - set(earlier[: keep - 1]):
+            old.unlink(missing_ok=True)
     return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
+    """The checkpoints of a folder, newest first. Files with other names are nobody's checkpoints."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path.stat().st_mtime_ns, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, _, path in sorted(found, key=lambda item: item[:2], reverse=True)]
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_images(path), path.stat().st_mtime_ns), reverse=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -100,16 +101,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     match = _NAME.fullmatch(path.name)
     if not match:
-        raise ModelFileError(f"{path} is not a checkpoint of a training run (its name should be state-<images>-<checksum>.safetensors)")
+        wanted = "state-<images>-<checksum>.safetensors"
+        raise ModelFileError(f"{path} is not a checkpoint of a training run (its name should be {wanted})")
     try:
-        if sha256_file(path)[:16] != match[2]:
+        digest = sha256_file(path)[:16]
+        if digest != match[2]:
             raise ModelFileError(f"checkpoint {path} is damaged: its content does not match the checksum in its name")
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["atonce"])
+            facts = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except ModelFileError:
+        raise
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
         raise ModelFileError(f"checkpoint {path} cannot be read: {error}") from error
     return Checkpoint(path, int(match[1]), tensors, facts)
 
@@ -126,14 +129,36 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         ModelFileError: There are checkpoints, but none is whole.
     """
-    paths = list_checkpoints(folder)
-    problems = []
-    for path in paths:
+    problems: list[str] = []
+    found = None
+    for path in list_checkpoints(folder):
         try:
-            return load_checkpoint(path)
+            found = load_checkpoint(path)
+            break
         except ModelFileError as error:
             problems.append(str(error))
-            warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
-    if problems:
-        raise ModelFileError(f"none of the {len(paths)} checkpoints in {folder} is whole; the newest: {problems[0]}")
-    return None
+    if problems and found is None:
+        count = len(problems)
+        raise ModelFileError(
+            f"none of the {count} checkpoints in {folder} is whole; to start again, remove them: {problems[0]}"
+        )
+    for problem in problems:
+        assert found is not None
+        warnings.warn(f"{problem}; falling back to {found.path.name}", stacklevel=2)
+    return found
+
+
+def _images(path: Path) -> int:
+    """The clock of a checkpoint, by its name."""
+    return int(path.name.split("-")[1])
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(content, path, metadata={_KEY: json.dumps(facts)})
+    except SafetensorError as error:  # the library wraps the operating system's error
+        raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
+    path.chmod(0o644)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

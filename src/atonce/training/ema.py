@@ -21,7 +21,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """average <- decay average + (1 - decay) parameters, in one pass that never waits for the device.
+        """Move on: decay * average + (1 - decay) * parameters, in one pass that never waits for the device.
 
         Args:
             decay: In [0, 1).

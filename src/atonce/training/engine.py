@@ -60,10 +60,10 @@ class Engine:
         self.teacher = teacher
         self.device = world.device
         self.sigma_data = float(recipe.sigma_data)
-        self.network: nn.Module = UNet(recipe.network, recipe.seed)
+        self.network = UNet(recipe.network, recipe.seed)
         if init is not None:
             self.network.load_state_dict(init)
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.flat = FlatParameters(self.network)
         self.target: nn.Module | None = None
         if recipe.target == "ema":
@@ -74,7 +74,7 @@ class Engine:
         self.optimizer = kind([self.flat.values], lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), foreach=False)
         end = recipe.sigma_min if recipe.preconditioning == "boundary" else 0.0
         self.preconditioning = Preconditioning(recipe.preconditioning, self.sigma_data, end)
-        self.mask_sizes = self.network.mask_sizes() if recipe.dropout else []  # type: ignore[operator]
+        self.mask_sizes = self.network.mask_sizes() if recipe.dropout else []
         self.images_seen = 0
         self.stage: Stage | None = None
         self.dtype = torch.float32
@@ -132,7 +132,7 @@ class Engine:
         # The same masks go to both passes: the pair then differs by its noise levels only.
         masks = dropout_masks(recipe.seed, where, self.mask_sizes, recipe.dropout) if recipe.dropout else None
         y, z = (v.contiguous(memory_format=torch.channels_last) for v in (y, z))
-        condition = {"dtype": dtype, "label": labels, "masks": masks}
+        condition: dict[str, Any] = {"dtype": dtype, "label": labels, "masks": masks}
         student = functools.partial(self.preconditioning, self._forward, **condition)
         target = functools.partial(self.preconditioning, self._target_forward, **condition)
         match recipe.weight:
@@ -150,7 +150,7 @@ class Engine:
             t,
             r,
             path=self._path(),
-            distance=self._distance(y[0].numel()),
+            distance=self._distance(math.prod(y.shape[1:])),
             weight=weight,
         )
         return terms, t
@@ -184,7 +184,7 @@ class Engine:
 
     @torch.no_grad()
     def _meter(self, terms: Terms, t: Tensor) -> None:
-        """Add count, loss and distance by noise level; a product with an indicator matrix keeps the order of summation fixed."""
+        """Add count, loss and distance by noise level; a product with an indicator matrix fixes the order of summation."""
         low, high = math.log(self.recipe.sigma_min), math.log(self.recipe.sigma_max)
         where = ((t.double().log() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
         indicator = nn.functional.one_hot(where, BINS).double()
@@ -193,6 +193,9 @@ class Engine:
 
     def read_meters(self) -> dict[str, Any]:
         """Means since the last reading, over all processes; resets the meters.
+
+        Returns:
+            ``loss``, ``distance`` and ``grad_norm``, and count, loss and distance by bin of ln sigma.
 
         Raises:
             TrainingError: A value is not finite.
@@ -258,8 +261,8 @@ class Engine:
         use = noise < 0.25 * pair
         self.dtype = torch.bfloat16 if use else torch.float32
         self.log(
-            f"{self.images_seen} images, N={stage.points or '-'}: bf16 changes f by {noise:.3g}, a pair is {pair:.3g} apart (medians): "
-            f"{'bf16' if use else 'fp32 from here'}"
+            f"{self.images_seen} images, N={stage.points or '-'}: bf16 changes f by {noise:.3g}, a pair is {pair:.3g} apart "
+            f"(medians): {'bf16' if use else 'fp32 from here'}"
         )
 
     def _rounding(self, index: Tensor, stage: Stage) -> tuple[float, float]:
@@ -292,7 +295,7 @@ class Engine:
             self._forward = compiled
             self.terms(index, stage_at(self.recipe, 0), torch.float32)[0].loss.sum().backward()
             self._target_forward = torch.compile(self.target) if self.target is not None else compiled
-        except Exception as error:  # noqa: BLE001 - compilers fail in many ways
+        except Exception as error:
             self._forward = self.network
             self.log(f"torch.compile is not usable here ({type(error).__name__}); training goes on without it")
         self.flat.gradient.zero_()
@@ -312,7 +315,10 @@ class Engine:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors."""
-        return {"precision": str(self.dtype).removeprefix("torch."), "stage": list(self._key(self.stage)) if self.stage else None}
+        return {
+            "precision": str(self.dtype).removeprefix("torch."),
+            "stage": list(self._key(self.stage)) if self.stage else None,
+        }
 
     def load(self, images_seen: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Continue from what :meth:`tensors` and :meth:`facts` gave."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class FlatParameters:
     """Moves a network's parameters and gradients into two flat tensors; the parameters become views of them.
 
-    A step then costs a handful of kernels for the optimiser instead of one for each of some hundred tensors. Convolution weights keep
-    their channels-last strides. The network is used, saved and loaded as before.
+    A step then costs a handful of kernels for the optimiser instead of one for each of some hundred tensors. Convolution
+    weights keep their channels-last strides. The network is used, saved and loaded as before.
 
     Args:
         network: On its final device; its parameters must share one dtype.

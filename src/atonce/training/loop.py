@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import platform
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from atonce.core.distribution import World, all_sum, barrier, join_world
-from atonce.core.errors import InputError, TrainingError
+from atonce.core.distribution import World, all_equal, all_sum, barrier, join_world
+from atonce.core.errors import AtonceError, InputError, ModelFileError, TrainingError
 from atonce.core.images import save_png
+from atonce.core.memory import keep_freed_memory
 from atonce.core.progress import Progress
 from atonce.core.records import Record
-from atonce.core.version import VERSION
-from atonce.data.dataset import ImageData, require_labels
+from atonce.data.dataset import ImageData
 from atonce.data.loader import DeviceData
 from atonce.model import ConsistencyModel, ModelConfig
 from atonce.training.checkpoint import newest_checkpoint, save_checkpoint
@@ -30,9 +27,11 @@ from atonce.training.engine import Engine
 from atonce.training.monitor import SEED, Monitor
 from atonce.training.options import Options, pick_device
 from atonce.training.recipe import Recipe
-from atonce.training.rundir import RunFolder, replace_folder
+from atonce.training.rundir import RunFolder, empty_beside, replace_folder
 from atonce.training.schedule import learning_rate, stage_at
 from atonce.training.sinks import Events
+from atonce.training.start import check_init, check_teacher, resolve, run_facts
+from atonce.training.stopping import stop_requests
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -62,7 +61,7 @@ def fit(
     out: Path | str,
     *,
     resume: bool = True,
-    options: Options = Options(),
+    options: Options | None = None,
     init: ConsistencyModel | None = None,
     teacher: ConsistencyModel | None = None,
     callback: Callback | None = None,
@@ -87,33 +86,32 @@ def fit(
         TrainingError: The loss is not finite; the message names the last good checkpoint.
         StorageError: The disk is full or not writable; what was written before is whole.
     """
+    options = options or Options()
     world = join_world(pick_device(options.device))
+    if world.device.type == "cpu":
+        keep_freed_memory()
     resolved = resolve(recipe, data)
     if init is not None:
-        _check_init(init, resolved)
-    if teacher is not None and (teacher.kind != "denoiser" or teacher.shape != data.shape):
-        raise InputError(
-            f"the teacher is a {teacher.kind} model for {teacher.shape} images; needed is a denoiser for {data.shape}: train one with diffusion"
-        )
+        check_init(init, resolved)
+    check_teacher(teacher, resolved, data)
+    if not all_equal((resolved.digest(), data.digest())):
+        raise InputError("the processes were given different recipes or data: start all with the same command")
     folder = RunFolder(out)
-    if world.is_main:
-        folder.claim(resolved, _facts(data), resume)
-    barrier()
-    return _Loop(resolved, data, folder, world, options, init, teacher, callback).run()
+    with contextlib.ExitStack() as held:
+        problem: AtonceError | None = None
+        if world.is_main:
+            try:
+                folder.claim(resolved, run_facts(data), resume)
+                held.enter_context(folder.hold())
+            except AtonceError as error:
+                problem = error
+        if all_sum(torch.tensor(float(problem is not None))) > 0:
+            raise problem or InputError("process 0 cannot use the run folder; its message says why")
+        return _Loop(resolved, data, folder, world, options, init, teacher, callback).run()
 
 
-def resolve(recipe: Recipe, data: ImageData) -> Recipe:
-    """The recipe with all that depends on the data filled in.
-
-    Raises:
-        InputError: The data do not fit the recipe (size, shape, labels).
-    """
-    channels, height, width = data.shape
-    if height != width:
-        raise InputError(f"{data.name} has images of {height}x{width}: networks take squares; give a size to crop and resize to")
-    if recipe.conditional:
-        require_labels(data)
-    return recipe.resolve(height, channels, data.num_classes, data.statistics().std)
+class _Stopped(Exception):
+    """A stop was asked for in the middle of an evaluation."""
 
 
 class _Loop:
@@ -128,63 +126,79 @@ class _Loop:
         teacher: ConsistencyModel | None,
         callback: Callback | None,
     ) -> None:
-        self.recipe, self.data, self.folder, self.world, self.options, self.callback = recipe, data, folder, world, options, callback
+        self.recipe, self.data, self.folder, self.world = recipe, data, folder, world
+        self.options, self.callback = options, callback
+        self.progress: Progress | None = None
+        self.events: Events | None = None
+        self.monitor: Monitor | None = None
+        self.notes: list[str] = []
+        self.status = self.quality = ""
         loader = DeviceData(data, seed=recipe.seed, device=world.device, flip=recipe.flip)
         weights = None if init is None else init.network.state_dict()
         denoiser = None if teacher is None else teacher.to(world.device)
-        self.notes: list[str] = []
         self.engine = Engine(recipe, loader, world, options, weights, denoiser, self.note)
         self.best = float("inf")
-        self.progress: Progress | None = None
-        total = recipe.steps * recipe.batch
-        self.total = total
-        self.log_every = _whole(options.log_every or total // 200, recipe.batch)
-        self.evaluate_every = _whole(options.evaluate_every or total // 12, recipe.batch)
-        self.started = time.monotonic()
+        self.total = recipe.steps * recipe.batch
+        self.log_every = _whole(options.log_every or self.total // 200, recipe.batch)
+        self.evaluate_every = _whole(options.evaluate_every or self.total // 12, recipe.batch)
+        self.started = time.monotonic()  # less the time of the parts before this one
         self.last_checkpoint: Path | None = None
+        self.due = False  # whether the evaluation of the mark where the clock stands is still to be done
 
     def note(self, text: str) -> None:
         """A line for people: on the display, and in the next log line."""
         self.notes.append(text)
-        if getattr(self, "progress", None) is not None:
-            self.progress.write(text)  # type: ignore[union-attr]
+        if self.progress is not None:
+            self.progress.write(text)
 
     def run(self) -> Run:
         self._resume()
-        engine, main = self.engine, self.world.is_main
-        stopped = False
-        monitor = Monitor.of(self.data, self.options.evaluate_images) if main else None
-        self.events = Events(self.folder.tensorboard, engine.images_seen) if main else None
-        self.progress = Progress(
-            "training", self.total, "img", start=engine.images_seen, quiet=self.options.quiet or not main
-        )
-        with _signals() as asked, self.progress as progress:
-            saved = time.monotonic()
-            while engine.images_seen < self.total and not stopped:
-                engine.step()
-                seen = engine.images_seen
-                at_log = seen % self.log_every == 0 or seen >= self.total
-                if at_log:
-                    self._log(seen)
-                if seen % self.evaluate_every == 0 or seen >= self.total:
-                    if monitor is not None:
-                        self._evaluate(seen, monitor)
-                    barrier()
-                progress.update(seen, text=self._status())
-                if self.world.size == 1 or at_log:
-                    stopped = self._agree(asked.is_set())
-                    due = time.monotonic() - saved >= self.options.checkpoint_seconds
-                    if main and (due or stopped or seen >= self.total):
-                        self._checkpoint(seen)
-                        saved = time.monotonic()
-        model = self.model()
-        finished = engine.images_seen >= self.total
+        main, engine = self.world.is_main, self.engine
+        todo = self.due or engine.images_seen < self.total
+        if todo:
+            with (
+                stop_requests() as asked,
+                Events(self.folder.tensorboard, engine.images_seen) if main else contextlib.nullcontext() as self.events,
+                self._display() as self.progress,
+            ):
+                self._train(asked)
+        finished = engine.images_seen >= self.total and not self.due
+        model = None
         if main and finished:
-            self._save_model(model, self.folder.model)
-        if self.events is not None:
-            self.events.close()
+            model = None if todo else self._saved_model()
+            if model is None:
+                model = self.model()
+                self._save_model(model, self.folder.model)
+        model = model or self.model()
         barrier()
         return Run(model, self.folder.path, model.records, engine.images_seen, finished)
+
+    def _train(self, asked: threading.Event) -> None:
+        engine, main, alone = self.engine, self.world.is_main, self.world.size == 1
+        if main:
+            self.monitor = Monitor.of(self.data, self.options.evaluate_images)
+        saved, stopped = time.monotonic(), False
+        while not stopped and (self.due or engine.images_seen < self.total):
+            at_log = False
+            if not self.due:
+                engine.step()
+                at_log = self._at(self.log_every)
+                self.due = self._at(self.evaluate_every)
+            seen, at_mark = engine.images_seen, at_log or self.due
+            if at_log:
+                self._log(seen)
+            if self.due:
+                self._evaluate(seen, asked)
+                barrier()
+            if self.progress is not None:
+                self.progress.update(seen, text="  ".join(filter(None, [self.status, self.quality])))
+            # Several processes on CUDA would wait for each other here, so there they agree at marks only.
+            if alone or at_mark or self.world.device.type == "cpu":
+                late = time.monotonic() - saved >= self.options.checkpoint_seconds
+                stopped, late = self._agree(asked.is_set(), late)
+                if late or stopped or seen >= self.total:
+                    self._checkpoint(seen)
+                    saved = time.monotonic()
 
     def model(self) -> ConsistencyModel:
         """The model of the averaged weights, with the others beside them."""
@@ -199,7 +213,7 @@ class _Loop:
             labels=self.data.label_names if recipe.conditional else None,
         )
         card = {
-            "name": self.folder.path.name,
+            "name": self.folder.path.resolve().name,
             "method": recipe.method,
             "data": f"{self.data.name} ({len(self.data):,} images, sha256 {self.data.digest()[:16]})",
             "images_seen": engine.images_seen,
@@ -212,6 +226,10 @@ class _Loop:
 
     # ---- marks on the clock
 
+    def _at(self, every: int) -> bool:
+        """Whether the clock stands at a mark of those that come ``every`` so many images, or at the end."""
+        return self.engine.images_seen % every == 0 or self.engine.images_seen >= self.total
+
     def _log(self, seen: int) -> None:
         try:
             values = self.engine.read_meters()
@@ -223,118 +241,121 @@ class _Loop:
         self.status = f"loss {values['loss']:.3g}" + (f"  N {stage.points}" if stage.points else "")
         self._write(line)
 
-    def _evaluate(self, seen: int, monitor: Monitor) -> None:
+    def _evaluate(self, seen: int, asked: threading.Event) -> None:
+        """Samples, distance and picture; ``due`` stays on where a stop is asked for, and the resumed run begins with this."""
+        self._check_finite(seen)
+        if self.monitor is None:
+            self.due = False  # process 0 knows better; what it knows is in the checkpoint
+            return
         model = self.model()
         steps = 8 if model.kind == "denoiser" else 1
-        value, picture = monitor.measure(lambda first, n: model.sample(n, steps, SEED, first=first))
+
+        def sample(first: int, n: int) -> Tensor:
+            if asked.is_set():
+                raise _Stopped
+            return model.sample(n, steps, SEED, first=first)
+
+        try:
+            value, picture = self.monitor.measure(sample)
+        except _Stopped:
+            return
         better = value < self.best
         self.best = min(self.best, value)
         save_png(self.folder.samples / f"{seen:012d}.png", picture)
         if better:
             self._save_model(model, self.folder.best)
-        self._write(
-            {"images": seen, monitor.name: value, "best": better, "steps": steps, "grad_norm_by_sigma": self.engine.gradient_by_sigma()}
-        )
+        line: dict[str, Any] = {"images": seen, self.monitor.name: value, "best": better, "steps": steps}
+        self._write(line | {"grad_norm_by_sigma": self.engine.gradient_by_sigma()})
         self.quality = f"distance {value:.3g}"
+        self.due = False
 
     def _write(self, line: dict[str, Any]) -> None:
+        notes, self.notes = self.notes, []
         if not self.world.is_main:
-            self.notes.clear()
             return
-        if self.notes:
-            line |= {"notes": self.notes.copy()}
-            self.notes.clear()
-        line |= {"seconds": round(time.monotonic() - self.started, 3), "rate": self.progress.rate if self.progress else None}
+        if notes:
+            line |= {"notes": notes}
+        line |= {"seconds": round(self._seconds(), 3), "rate": self.progress.rate if self.progress else None}
         self.folder.append(line)
         if self.events is not None:
             self.events.write(line)
         if self.callback is not None:
             self.callback(line)
 
-    def _status(self) -> str:
-        return "  ".join(filter(None, [getattr(self, "status", ""), getattr(self, "quality", "")]))
-
     def _checkpoint(self, seen: int) -> None:
-        if not bool(torch.isfinite(self.engine.meters).all()):
-            self._fail(TrainingError(f"the loss or gradient is not finite (NaN or infinite) at {seen} images"))
+        self._check_finite(seen)
+        if self.world.size > 1:  # what the others have counted since the last line goes into the file, once
+            counts = all_sum(self.engine.meters[:-1])
+            self.engine.meters[:-1] = counts if self.world.is_main else 0.0
+        if not self.world.is_main:
+            return
         facts = self.engine.facts() | {"log_bytes": self.folder.log_size(), "best": self.best, "notes": self.notes}
-        facts |= {"recipe": self.recipe.digest(), "threads": torch.get_num_threads()}
+        facts |= {"recipe": self.recipe.digest(), "due": self.due, "seconds": self._seconds()}
+        facts |= {"threads": torch.get_num_threads()}
         self.last_checkpoint = save_checkpoint(self.folder.checkpoints, seen, self.engine.tensors(), facts, self.options.keep)
 
     def _resume(self) -> None:
         checkpoint = newest_checkpoint(self.folder.checkpoints)
-        if checkpoint is None:
-            if self.world.is_main:
-                self.folder.cut_log(0)
-            return
-        facts = checkpoint.facts
-        if facts.get("recipe") != self.recipe.digest():
-            raise InputError(f"checkpoint {checkpoint.path} belongs to another recipe: choose another folder")
-        self.engine.load(checkpoint.images_seen, checkpoint.tensors, facts)
-        self.best, self.last_checkpoint = float(facts["best"]), checkpoint.path
-        self.notes[:] = facts["notes"]
+        facts: dict[str, Any] = {}
+        if checkpoint is not None:
+            facts = checkpoint.facts
+            if facts.get("recipe") != self.recipe.digest():
+                raise InputError(f"checkpoint {checkpoint.path} belongs to another recipe: choose another folder")
+            try:
+                self.engine.load(checkpoint.images_seen, checkpoint.tensors, facts)
+                self.best, self.notes[:] = float(facts["best"]), facts["notes"]
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise ModelFileError(
+                    f"checkpoint {checkpoint.path} does not fit this version of atonce ({error!r}): choose another folder"
+                ) from error
+            if self.options.precision == "fp32":
+                self.engine.dtype = torch.float32
+            self.due, self.last_checkpoint = bool(facts.get("due", False)), checkpoint.path
+            self.started -= float(facts.get("seconds", 0.0))
         if self.world.is_main:
-            self.folder.cut_log(int(facts["log_bytes"]))
+            self.folder.tidy()
+            self.folder.cut_log(int(facts.get("log_bytes", 0)))
+        else:
+            self.engine.meters[:-1] = 0.0  # the counts are process 0's
 
-    def _agree(self, asked: bool) -> bool:
-        """Whether any process was asked to stop."""
+    def _agree(self, asked: bool, late: bool) -> tuple[bool, bool]:
+        """Whether any process was asked to stop, and whether process 0 finds that a checkpoint is due."""
         if self.world.size == 1:
-            return asked
-        return bool(all_sum(torch.tensor(float(asked))) > 0)
+            return asked, late
+        flags = all_sum(torch.tensor([float(asked), float(late and self.world.is_main)]))
+        return bool(flags[0] > 0), bool(flags[1] > 0)
 
-    def _fail(self, error: TrainingError) -> None:
+    def _check_finite(self, seen: int) -> None:
+        """Neither a checkpoint nor a picture is made of a run that is beyond help."""
+        for name, value in self.engine.tensors().items():
+            if not bool(torch.isfinite(value).all()):
+                what = "loss or gradient" if name == "meters" else f"state of the {name.split('/')[0]}"
+                self._fail(TrainingError(f"the {what} is not finite (NaN or infinite) at {seen} images"))
+
+    def _fail(self, error: TrainingError) -> NoReturn:
         good = f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "there is no checkpoint yet"
         raise TrainingError(f"{error}: {good}; a lower lr or precision fp32 often helps") from error
 
     def _save_model(self, model: ConsistencyModel, where: Path) -> None:
-        temporary = where.with_name(f".{where.name}.new")
-        if temporary.exists():
-            import shutil
-
-            shutil.rmtree(temporary)
+        temporary = empty_beside(where)
         model.save_pretrained(temporary)
         replace_folder(temporary, where)
+
+    def _saved_model(self) -> ConsistencyModel | None:
+        """The model folder of a run that was finished before, with the records and time points it has got since."""
+        try:
+            return ConsistencyModel.from_pretrained(self.folder.model).to(self.world.device)
+        except ModelFileError:
+            return None
+
+    def _display(self) -> Progress:
+        quiet = self.options.quiet or not self.world.is_main
+        return Progress("training", self.total, "img", start=self.engine.images_seen, quiet=quiet)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
 
 
 def _whole(images: int, batch: int) -> int:
     """``images`` rounded to a whole number of batches, at least one."""
     return max(1, round(images / batch)) * batch
-
-
-def _facts(data: ImageData) -> dict[str, Any]:
-    return {
-        "data": {"name": data.name, "source": data.source, "digest": data.digest(), "count": len(data), "shape": list(data.shape)},
-        "versions": {"atonce": VERSION, "torch": torch.__version__, "python": platform.python_version()},
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _check_init(init: ConsistencyModel, recipe: Recipe) -> None:
-    theirs, ours = init.config.network, recipe.network
-    if theirs != ours:
-        differs = [f for f in vars(ours) if getattr(theirs, f, None) != getattr(ours, f)]
-        raise InputError(
-            f"init has another network ({', '.join(f'{f}: {getattr(theirs, f)} there, {getattr(ours, f)} here' for f in differs)}): "
-            "give the recipe the same network"
-        )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """SIGTERM and Ctrl-C ask for a stop at the next step; a second Ctrl-C stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,7 +15,9 @@ class Options:
     """Settings of one run on one machine."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has it and rounding is small beside the pairs
+    precision: Literal["auto", "fp32", "bf16"] = (
+        "auto"  # auto: bf16 where the device has it and rounding is small beside the pairs
+    )
     compile: bool = False  # torch.compile, with fallback to eager
     microbatch: int | None = None  # images per forward pass and process; more are accumulated
     log_every: int | None = None  # images between two log lines; default 1/200 of the budget
@@ -43,6 +45,12 @@ class Options:
 
 def pick_device(name: str) -> torch.device:
     """The device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        The device.
 
     Raises:
         InputError: The device is not known or not there.

@@ -22,7 +22,7 @@ def ict(
 ) -> Recipe:
     """Improved consistency training (Song and Dhariwal 2023): training from data at its best.
 
-    No moving average in the target, pseudo-Huber distance, 1 / (t - r) weight, log-normal intervals, N doubling from 10 to 1280.
+    No moving average in the target, pseudo-Huber distance, 1 / (t - r) weight, log-normal intervals, N doubling up to 1280.
 
     Args:
         images: Budget in images seen; 409.6 M on CIFAR-10 in the paper.
@@ -36,7 +36,7 @@ def ict(
     Returns:
         The recipe.
     """
-    values: dict[str, Any] = {"dropout": 0.3, "ema": (0.99993,)} | changes
+    values: dict[str, Any] = {"dropout": 0.3, "ema": (0.99993,), "ema_rampup": 0.05} | changes
     return Recipe("ict", images, batch, seed, network, sigma_data=sigma_data, init=init, **values)
 
 
@@ -114,8 +114,11 @@ def diffusion(
     return Recipe("diffusion", images, batch, seed, network, sigma_data=sigma_data, init=init, **values)
 
 
-def digits(images: int = 320_000, batch: int = 128, seed: int = 0, **changes: Any) -> Recipe:
-    """iCT sized for the bundled digits on a CPU: what ``atonce demo`` trains, and, with more images, the gallery model.
+def digits(images: int = 144_000, batch: int = 64, seed: int = 0, **changes: Any) -> Recipe:
+    """iCT, sized for the bundled digits on a CPU: what ``atonce demo`` trains, and, with more images, the gallery model.
+
+    What differs from the paper's settings was measured to help in minutes: small batches at a high rate that cools down, and a
+    curriculum that starts at 20 intervals, since a coarse grid blurs the samples however long it is trained on.
 
     Args:
         images: Budget in images seen.
@@ -128,9 +131,10 @@ def digits(images: int = 320_000, batch: int = 128, seed: int = 0, **changes: An
     """
     values: dict[str, Any] = {
         "network": "tiny",
-        "s1": 160,
-        "lr": 1e-3,
-        "lr_cooldown": 0.3,
+        "s0": 20,
+        "s1": 320,
+        "lr": 2e-3,
+        "lr_cooldown": 0.6,
         "dropout": 0.0,
         "ema": (0.999,),
         "ema_rampup": 0.05,

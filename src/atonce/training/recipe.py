@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
@@ -11,6 +12,7 @@ from atonce.core.errors import InputError
 from atonce.core.files import sha256_json
 from atonce.networks.presets import NAMES, named
 from atonce.networks.unet import UNetConfig
+from atonce.noise.curricula import n_ict
 
 Pairs = Literal["karras", "lognormal-intervals", "ect", "denoising"]
 Curriculum = Literal["fixed", "ct", "ict"]
@@ -82,16 +84,18 @@ class Recipe:
                 raise InputError(f"recipe field {name} is {getattr(self, name)!r}, must be one of {', '.join(known)}")
         for name, low, high, text in _RANGES:
             value = getattr(self, name)
-            if value is None or isinstance(value, str):
+            if isinstance(value, str) and value in _WORDS.get(name, ()):
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is None and name == "huber_c":
+                continue
+            number = isinstance(value, int if hints[name] is int else (int, float)) and not isinstance(value, bool)
             if not number or not low <= value <= high:
-                raise InputError(f"recipe field {name} is {value!r}, must be {text}")
-        if self.sigma_data != "measured" and not isinstance(self.sigma_data, (int, float)):
-            raise InputError(f"recipe field sigma_data is {self.sigma_data!r}, must be a number above 0 or 'measured'")
-        if isinstance(self.mu, str) and self.mu not in ("ct-code", "ct-paper"):
-            raise InputError(f"recipe field mu is {self.mu!r}, must be a number in [0, 1), 'ct-code' or 'ct-paper'")
-        if isinstance(self.network, str) and self.network not in NAMES:
+                whole = "a whole number, " if hints[name] is int else ""
+                raise InputError(f"recipe field {name} is {value!r}, must be {whole}{text}")
+        for name in ("conditional", "flip"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"recipe field {name} is {getattr(self, name)!r}, must be True or False")
+        if not isinstance(self.network, UNetConfig) and self.network not in NAMES:
             raise InputError(f"recipe field network is {self.network!r}, must be one of {', '.join(NAMES)} or a configuration")
         if self.images < self.batch:
             raise InputError(f"recipe field images is {self.images}, must be at least one batch ({self.batch})")
@@ -99,12 +103,23 @@ class Recipe:
             raise InputError(f"recipe field sigma_max is {self.sigma_max}, must be above sigma_min ({self.sigma_min})")
         if self.s1 < self.s0:
             raise InputError(f"recipe field s1 is {self.s1}, must be at least s0 ({self.s0}): the curriculum refines the grid")
-        if not self.ema or not all(isinstance(d, (int, float)) and 0 <= d < 1 for d in self.ema):
-            raise InputError(f"recipe field ema is {self.ema}, must hold decays in [0, 1), for example (0.9999,)")
-        if len(set(self.ema)) < len(self.ema):
-            raise InputError(f"recipe field ema is {self.ema}: each decay may stand once")
+        if (
+            not isinstance(self.ema, tuple)
+            or not self.ema
+            or not all(isinstance(d, (int, float)) and 0 <= d < 1 for d in self.ema)
+        ):
+            raise InputError(f"recipe field ema is {self.ema!r}, must be a tuple of decays in [0, 1), for example (0.9999,)")
+        if len({f"{decay:g}" for decay in self.ema}) < len(self.ema):
+            raise InputError(f"recipe field ema is {self.ema}: each decay may stand once, and they must differ in six digits")
+        if self.pairs == "ect" and self.ect_stages * math.log2(self.ect_q) > 20:
+            raise InputError(
+                f"recipe field ect_stages is {self.ect_stages}: with ect_q={self.ect_q:g} the last stage's pairs are closer "
+                f"than float32 can tell; at most {math.floor(20 / math.log2(self.ect_q))} stages (ect_q**ect_stages <= 2**20)"
+            )
         if (self.pairs == "denoising") != (self.target == "data") or (self.pairs == "denoising") != (self.path == "data"):
             raise InputError("recipe fields pairs='denoising', path='data' and target='data' belong together")
+        if self.pairs in ("karras", "lognormal-intervals") and self.curriculum == "ict":
+            n_ict(0, self.images, self.s0, self.s1)  # refuses a budget that is shorter than the stages
         if self.label_dropout and not self.conditional:
             raise InputError("recipe field label_dropout needs conditional=True")
 
@@ -121,6 +136,12 @@ class Recipe:
     def from_dict(values: Mapping[str, Any]) -> Recipe:
         """The recipe of :meth:`as_dict`.
 
+        Args:
+            values: Fields by name; those left out keep their default.
+
+        Returns:
+            The recipe.
+
         Raises:
             InputError: A field is unknown or out of range.
         """
@@ -130,7 +151,7 @@ class Recipe:
         values = dict(values)
         if isinstance(values.get("network"), Mapping):
             values["network"] = network_from_dict(values["network"])
-        if "ema" in values:
+        if isinstance(values.get("ema"), list):
             values["ema"] = tuple(values["ema"])
         return Recipe(**values)
 
@@ -161,21 +182,28 @@ class Recipe:
         classes = labels if self.conditional else 0
         if isinstance(self.network, str):
             network = named(self.network, size, image_channels, classes)
+            if network.embedding == "fourier" and self.pairs != "denoising" and self.init is None:
+                # Published NCSN++ embeds the noise level at scale 16, with which consistency training from data is unstable.
+                network = dataclasses.replace(network, fourier_scale=_GENTLE)
         else:
             network = self.network
             if (network.size, network.image_channels, network.labels) != (size, image_channels, classes):
                 raise InputError(
-                    f"the network is for {network.image_channels}x{network.size}x{network.size} images and {network.labels} classes, "
-                    f"the data have {image_channels}x{size}x{size} and {classes}"
+                    f"the network is for {network.image_channels}x{network.size}x{network.size} images and {network.labels} "
+                    f"classes, the data have {image_channels}x{size}x{size} and {classes}"
                 )
         measured = round(sigma_data, 4) if self.sigma_data == "measured" else self.sigma_data
         return dataclasses.replace(self, network=network, sigma_data=measured)
 
 
+_GENTLE = 0.02  # Fourier scale of iCT: Song and Dhariwal 2023, section 3.2
+
+_WORDS = {"sigma_data": ("measured",), "mu": ("ct-code", "ct-paper")}
+
 _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("images", 1, 1 << 50, "at least 1"),
     ("batch", 1, 1 << 24, "from 1 to 16777216"),
-    ("seed", -(1 << 62), 1 << 62, "a whole number"),
+    ("seed", -(1 << 62), 1 << 62, "from -2**62 to 2**62"),
     ("label_dropout", 0, 1, "from 0 to 1"),
     ("sigma_data", 1e-6, 1e6, "from 1e-6 to 1e6, or 'measured'"),
     ("sigma_min", 1e-6, 1e3, "from 1e-6 to 1e3"),
@@ -205,13 +233,20 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
 def network_from_dict(values: Mapping[str, Any]) -> UNetConfig:
     """A network configuration from its JSON values.
 
+    Args:
+        values: Fields by name; lists become tuples.
+
+    Returns:
+        The configuration.
+
     Raises:
         InputError: A field is unknown or out of range.
     """
     known = {f.name for f in dataclasses.fields(UNetConfig)}
     if unknown := sorted(set(values) - known):
         raise InputError(f"network fields {', '.join(unknown)} are not known; known: {', '.join(sorted(known))}")
-    return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return UNetConfig(**fields)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

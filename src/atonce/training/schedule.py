@@ -75,7 +75,9 @@ def draw_pairs(recipe: Recipe, stage: Stage, index: Tensor) -> tuple[Tensor, Ten
     match recipe.pairs:
         case "karras" | "lognormal-intervals":
             lognormal = recipe.pairs == "lognormal-intervals"
-            grid, pmf = _grid(recipe.sigma_min, recipe.sigma_max, recipe.rho, stage.points, lognormal, recipe.P_mean, recipe.P_std)
+            grid, pmf = _grid(
+                recipe.sigma_min, recipe.sigma_max, recipe.rho, stage.points, lognormal, recipe.P_mean, recipe.P_std
+            )
             i = draw_intervals(u, pmf)
             return grid[i + 1], grid[i]
         case "ect":
