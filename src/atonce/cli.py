@@ -38,9 +38,9 @@ def demo(
     """
     from atonce.reports.demo import run_demo
 
-    verdict = run_demo(out, images=images, seed=seed, resume=resume, quiet=quiet)
-    print(verdict)
-    return 0
+    made = run_demo(out, images=images, seed=seed, resume=resume, quiet=quiet)
+    print(made.text)
+    return 0 if made.verdict is not None else 130
 
 
 def train(

@@ -158,7 +158,7 @@ def test_initial_scales() -> None:
     gentle = UNet(dataclasses.replace(config, fourier_scale=0.02)).state_dict()["map_noise.freqs"]
     torch.testing.assert_close(gentle, state["map_noise.freqs"] * (0.02 / 16))
     values = inputs(config, dtype=torch.float32)
-    assert float(UNet(config)(**values).abs().max()) < 1e-3
+    assert float(UNet(config)(**values).detach().abs().max()) < 1e-3
 
 
 # ---- the function, once more
@@ -415,7 +415,7 @@ def test_half_precision_keeps_the_weights(config: UNetConfig) -> None:
     half = network(**inputs(config, dtype=torch.bfloat16))
     assert half.dtype == torch.bfloat16
     assert {p.dtype for p in network.parameters()} == {torch.float32}
-    assert 0 < float((half.float() - full).norm() / full.norm()) < 0.1
+    assert 0 < float(((half.float() - full).norm() / full.norm()).detach()) < 0.1
 
 
 @pytest.mark.parametrize("config", [DDPMPP, NCSNPP], ids=["ddpm++", "ncsn++"])
@@ -432,7 +432,7 @@ def test_forward_mode_derivative_equals_finite_differences(config: UNetConfig) -
     with sdpa_kernel(SDPBackend.MATH):
         value, derivative = torch.func.jvp(f, (x, c), (dx, dc))
         torch.testing.assert_close(value, f(x, c), rtol=1e-12, atol=1e-12)
-        h = 1e-4
+        h = 2e-5
         central = (8 * (f(x + h * dx, c + h * dc) - f(x - h * dx, c - h * dc)) - (f(x + 2 * h * dx, c + 2 * h * dc) - f(x - 2 * h * dx, c - 2 * h * dc))) / (12 * h)
     assert float((derivative - central).norm() / central.norm()) < 1e-8
 

@@ -119,9 +119,14 @@ class RunFolder:
             ModelFileError: There is none, or it cannot be read.
         """
         try:
-            return Recipe.from_dict(json.loads(self.recipe_file.read_text(encoding="utf-8")))
+            values = json.loads(self.recipe_file.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ModelFileError(f"{self.recipe_file} cannot be read: it holds no recipe")
+            return Recipe.from_dict(values)
         except FileNotFoundError:
             raise ModelFileError(f"{self.path} is not a training run: it has no recipe.json") from None
+        except ModelFileError:
+            raise
         except (OSError, ValueError, TypeError) as error:
             raise ModelFileError(f"{self.recipe_file} cannot be read: {error}") from error
 
@@ -154,9 +159,9 @@ class RunFolder:
 
     def cut_log(self, size: int) -> None:
         """Forget what the log says beyond a checkpoint; the resumed run writes it again."""
-        if self.log_file.exists():
+        if self.log_file.exists() and self.log_file.stat().st_size > size:
             with storage_errors(self.log_file):
-                os.truncate(self.log_file, min(size, self.log_file.stat().st_size))
+                os.truncate(self.log_file, size)
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log; a last line cut short by a kill is left out."""

@@ -1,0 +1,553 @@
+"""One step of a run: what it computes, that it does not matter how a batch is divided, and that it continues bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atonce.core.distribution import World
+from atonce.core.errors import InputError, TrainingError
+from atonce.core.streams import Stream, dropout_masks, normal
+from atonce.networks.unet import UNetConfig
+from atonce.noise.worlds import Gaussian
+from atonce.objectives.discrete import teacher_step
+from atonce.training import engine as module
+from atonce.training import presets
+from atonce.training.engine import BINS, Engine
+from atonce.training.options import Options
+from atonce.training.recipe import Recipe
+from atonce.training.schedule import Stage, draw_pairs, ema_decay, learning_rate, stage_at
+
+NETWORK = UNetConfig(size=4, image_channels=1, channels=8, channel_mult=(1,), blocks=1, attention=(), embedding_mult=2)
+FP32 = Options(precision="fp32")
+
+
+class Data:
+    """Normal images of standard deviation .5 and a label, as functions of the index."""
+
+    def __init__(self, labels: int = 0) -> None:
+        self.labels = labels
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        y = 0.5 * normal(7, index, (1, 4, 4), Stream.EVALUATE)
+        return y, index % self.labels if self.labels else None
+
+
+def recipe(preset: Callable[..., Recipe] = presets.ict, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {"images": 8000, "batch": 8, "network": NETWORK, "sigma_data": 0.5, "lr": 1e-3}
+    return preset(**{**values, **changes})
+
+
+def engine(of: Recipe, options: Options = FP32, world: World = World(), **arguments: Any) -> Engine:
+    made = Engine(of, arguments.pop("data", Data()), world, options, **arguments)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():  # weights of ordinary size, so that every part of the network matters from the first step
+        for parameter in made.network.parameters():
+            if parameter.dim() > 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
+    return made
+
+
+def cd(**changes: Any) -> Recipe:
+    return recipe(presets.ct, path="heun", mu=0.9, **changes)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "ict": lambda: recipe(dropout=0.3),
+    "ct": lambda: recipe(presets.ct, dropout=0.1),
+    "ect": lambda: recipe(presets.ect),
+    "diffusion": lambda: recipe(presets.diffusion),
+    "l1": lambda: recipe(distance="l1", weight="one", ema=(0.9, 0.99)),
+}
+
+
+def snapshot(made: Engine) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in made.tensors().items()}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+# ---- what a step computes
+
+
+def by_hand(made: Engine, index: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+    """iCT's loss of each image, formula by formula, in float64: weights, distance and everything between."""
+    r_ = made.recipe
+    network = copy.deepcopy(made.network).double()
+    y = made.data.batch(index)[0].double()
+    z = normal(r_.seed, index, (1, 4, 4), Stream.NOISE).double()
+    masks = [m.double() for m in dropout_masks(r_.seed, index, network.mask_sizes(), r_.dropout)]
+
+    def f(x: Tensor, s: Tensor) -> Tensor:
+        c = s[:, None, None, None]
+        raw = network((x / (c**2 + 0.25).sqrt()), s.log() / 4, masks=masks)
+        return 0.25 / ((c - 0.002) ** 2 + 0.25) * x + (c - 0.002) * 0.5 / (c**2 + 0.25).sqrt() * raw
+
+    t, r = draw_pairs(r_, stage, index)
+    difference = f(y + t[:, None, None, None] * z, t) - f(y + r[:, None, None, None] * z, r).detach()
+    c = 0.00054 * 4  # sqrt(16)
+    distance = (difference.square().sum((1, 2, 3)) + c**2).sqrt() - c
+    return distance / (t - r), distance
+
+
+def test_the_loss_of_ict_formula_by_formula() -> None:
+    made = engine(recipe(dropout=0.3))
+    index, stage = torch.arange(40, 72), Stage(points=21)
+    terms, t = made.terms(index, stage, torch.float32)
+    loss, distance = by_hand(made, index, stage)
+    torch.testing.assert_close(terms.loss.double(), loss, rtol=2e-4, atol=1e-7)
+    torch.testing.assert_close(terms.distance.double(), distance, rtol=2e-4, atol=1e-7)
+    assert torch.equal(t, draw_pairs(made.recipe, stage, index)[0].float())
+    per_pixel = distance.max() / distance.min()
+    assert float(per_pixel) > 10  # pairs of very different distance were compared
+
+
+def test_the_first_step_is_the_gradient_of_the_mean_loss() -> None:
+    made = engine(recipe(optimizer="adam", beta1=0.0, beta2=0.0, lr=1.0, ema=(0.9,)))
+    loss, _ = by_hand(made, torch.arange(8), stage_at(made.recipe, 0))
+    assert loss.shape == (8,)
+    made.flat.gradient.zero_()
+    terms, _ = made.terms(torch.arange(8), stage_at(made.recipe, 0), torch.float32)
+    expected = torch.autograd.grad(terms.loss.mean(), list(made.network.parameters()), allow_unused=True)
+    made.step()
+    for parameter, gradient in zip(made.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_learning_reduces_the_loss() -> None:
+    made = engine(recipe(images=64_000, batch=32, lr=3e-3, curriculum="fixed", s0=10, s1=10))
+    for _ in range(20):
+        made.step()
+    first = made.read_meters()["distance"]
+    for _ in range(60):
+        made.step()
+    made.read_meters()
+    for _ in range(20):
+        made.step()
+    assert made.read_meters()["distance"] < 0.8 * first
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_steps_with_finite_numbers(name: str) -> None:
+    made = engine(RECIPES[name]())
+    before = made.flat.values.detach().clone()
+    for _ in range(3):
+        made.step()
+    assert bool(torch.isfinite(made.flat.gradient).all())
+    assert bool(torch.isfinite(made.flat.values).all())
+    assert not torch.equal(before, made.flat.values)
+    assert made.images_seen == 24
+    assert made.read_meters()["grad_norm"] > 0
+
+
+def test_ect_starts_where_the_target_is_the_data() -> None:
+    """At stage 0 r = 0 for t below 1.95: the target is the clean image, ln 0 reaches no gradient, and c = 0 no root."""
+    made = engine(recipe(presets.ect, batch=64))
+    t, r = draw_pairs(made.recipe, Stage(), torch.arange(64))
+    assert 10 < int((r == 0).sum()) < 64
+    outputs = _outputs(made, torch.arange(64), Stage())
+    assert torch.equal(outputs[1][r == 0], Data().batch(torch.arange(64))[0][r == 0])
+    made.step()
+    assert bool(torch.isfinite(made.flat.gradient).all())
+    assert made.read_meters()["grad_norm"] > 0
+
+
+def _outputs(made: Engine, index: Tensor, stage: Stage) -> list[Tensor]:
+    """What student and target give in one evaluation."""
+    seen: list[Tensor] = []
+    distance = made._distance
+    made._distance = lambda dimension: lambda a, b: (seen.extend((a, b)), distance(dimension)(a, b))[1]  # type: ignore[method-assign]
+    made.terms(index, stage, torch.float32)
+    made._distance = distance  # type: ignore[method-assign]
+    return seen
+
+
+def _calls(network: nn.Module) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    network.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    return calls
+
+
+@pytest.mark.parametrize("target", ["student", "ema"])
+def test_student_and_target_share_their_dropout_masks(target: str) -> None:
+    made = engine(recipe(dropout=0.3, target=target))
+    calls = _calls(made.network)
+    others = calls if made.target is None else _calls(made.target)
+    made.terms(torch.arange(5, 13), Stage(points=641), torch.float32)
+    first, second = calls[0][1]["masks"], others[-1][1]["masks"]
+    assert len(calls) + (len(others) if others is not calls else 0) == 2
+    expected = dropout_masks(0, torch.arange(5, 13), made.network.mask_sizes(), 0.3)
+    for a, b, c in zip(first, second, expected, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_masks_of_their_own_would_drown_the_pairs() -> None:
+    """What the shared masks are for: with other masks in the target the distance of close pairs is many times larger."""
+    made = engine(recipe(dropout=0.3))
+    index, stage = torch.arange(64), Stage(points=1281)
+    shared = float(made.terms(index, stage, torch.float32)[0].distance.median())
+    original, count = made._forward, iter(range(2))
+
+    def second_call_with_others(*args: Any, masks: list[Tensor], **rest: Any) -> Tensor:
+        return original(*args, masks=masks if next(count) == 0 else [m.roll(1, 0) for m in masks], **rest)
+
+    made._forward = made._target_forward = second_call_with_others
+    own = float(made.terms(index, stage, torch.float32)[0].distance.median())
+    assert own > 3 * shared
+
+
+def test_without_dropout_there_are_no_masks() -> None:
+    made = engine(recipe(dropout=0.0))
+    calls = _calls(made.network)
+    made.terms(torch.arange(4), Stage(points=11), torch.float32)
+    assert [kwargs["masks"] for _, kwargs in calls] == [None, None]
+
+
+def test_distillation_goes_where_the_teacher_leads() -> None:
+    world = Gaussian(0.0, 0.5)
+    teacher = lambda x, sigma: world.denoiser(x, sigma).float()
+    made = engine(cd(), teacher=teacher)
+    calls, others = _calls(made.network), _calls(made.target)  # type: ignore[arg-type]
+    index, stage = torch.arange(16), Stage(points=18, mu=0.9)
+    made.terms(index, stage, torch.float32)
+    y, z = Data().batch(index)[0], normal(0, index, (1, 4, 4), Stream.NOISE)
+    t, r = (s.float() for s in draw_pairs(made.recipe, stage, index))
+    x_t = y + t[:, None, None, None] * z
+    x_r = teacher_step(teacher, 2)(x_t, y, z, t, r)
+    for (args, _), x, level in ((calls[0], x_t, t), (others[0], x_r, r)):
+        torch.testing.assert_close(args[0], x / (level**2 + 0.25).sqrt()[:, None, None, None])
+        torch.testing.assert_close(args[1], level.log() / 4)
+    made.step()
+    assert bool(torch.isfinite(made.flat.values).all())
+
+
+def test_labels_and_their_dropout() -> None:
+    network = dataclasses.replace(NETWORK, labels=3)
+    made = engine(recipe(network=network, conditional=True, label_dropout=0.25), data=Data(3))
+    calls = _calls(made.network)
+    index = torch.arange(4000)
+    made.terms(index, Stage(points=11), torch.float32)
+    label = calls[0][1]["label"]
+    assert torch.equal(label, calls[1][1]["label"])
+    assert torch.equal(label[label >= 0], (index % 3)[label >= 0])
+    assert abs(float((label == -1).double().mean()) - 0.25) < 0.03
+    plain = engine(recipe(), data=Data(3))
+    calls = _calls(plain.network)
+    plain.terms(index[:4], Stage(points=11), torch.float32)
+    assert calls[0][1]["label"] is None
+
+
+# ---- the clock, the averages and the target
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.9, "ct-code"])
+def test_the_target_follows_after_the_optimiser(mu: float | str) -> None:
+    made = engine(recipe(presets.ct, mu=mu, batch=8))
+    expected = made.target_flat.values.detach().clone()
+    for _ in range(4):
+        decay = stage_at(made.recipe, made.images_seen).mu
+        made.step()
+        expected = decay * expected + (1 - decay) * made.flat.values.detach()
+        torch.testing.assert_close(made.target_flat.values.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_student_is_its_own_target_at_once() -> None:
+    """mu = 0 without a second network: what the target computes is the student's present function, not an average."""
+    made = engine(recipe(images=800, batch=8))
+    assert made.target is None
+    for _ in range(3):
+        made.step()
+    index, stage = torch.arange(8), Stage(points=11)
+    target = _outputs(made, index, stage)[1]
+    y, z = Data().batch(index)[0], normal(0, index, (1, 4, 4), Stream.NOISE)
+    r = draw_pairs(made.recipe, stage, index)[1].float()
+    masks = dropout_masks(0, index, made.network.mask_sizes(), 0.3)
+    with torch.no_grad():
+        expected = made.preconditioning(made.network, y + r[:, None, None, None] * z, r, masks=masks)
+    torch.testing.assert_close(target, expected)
+
+
+def test_averages_are_the_recursion_of_their_decay() -> None:
+    made = engine(recipe(ema=(0.9, 0.99), ema_rampup=0.5))
+    assert list(made.averages) == ["0.9", "0.99"]
+    expected = {name: made.averages[name].values.clone() for name in made.averages}
+    for _ in range(5):
+        made.step()
+        for name, decay in (("0.9", 0.9), ("0.99", 0.99)):
+            beta = ema_decay(made.recipe, decay, made.images_seen)
+            expected[name] = beta * expected[name] + (1 - beta) * made.flat.values.detach()
+    for name, value in expected.items():
+        torch.testing.assert_close(made.averages[name].values, value, rtol=1e-5, atol=1e-6)
+        weights = made.weights(name)
+        assert weights.keys() == made.network.state_dict().keys()
+        assert not torch.equal(weights["map_layer0.weight"], made.weights()["map_layer0.weight"])
+
+
+def test_weights_are_copies() -> None:
+    made = engine(recipe())
+    before = made.weights()
+    kept = {name: value.clone() for name, value in before.items()}
+    made.step()
+    assert_same(before, kept)
+    assert any(not torch.equal(made.weights()[name], kept[name]) for name in kept)
+
+
+def test_the_rate_is_that_of_the_clock() -> None:
+    made = engine(recipe(lr_rampup=40, lr_cooldown=0.5))
+    for _ in range(6):
+        expected = learning_rate(made.recipe, made.images_seen)
+        made.step()
+        assert [group["lr"] for group in made.optimizer.param_groups] == [expected]
+
+
+def test_init_starts_from_given_weights() -> None:
+    trained = engine(recipe(seed=5))
+    trained.step()
+    started = Engine(recipe(presets.ct), Data(), World(), FP32, init=trained.weights())  # type: ignore[arg-type]
+    assert_same(started.weights(), trained.weights())
+    assert_same(started.weights("0.9999"), trained.weights())
+    assert started.target is not None
+    assert_same({k: v.cpu() for k, v in started.target.state_dict().items()}, trained.weights())
+
+
+# ---- how a batch is divided
+
+
+@pytest.mark.parametrize("name", ["ict", "ct", "ect"])
+@pytest.mark.parametrize("microbatch", [1, 3, 8, 100])
+def test_accumulation_equals_the_whole_batch(name: str, microbatch: int) -> None:
+    whole, parts = engine(RECIPES[name]()), engine(RECIPES[name](), dataclasses.replace(FP32, microbatch=microbatch))
+    for _ in range(3):
+        whole.step()
+        parts.step()
+    gap = (whole.flat.gradient - parts.flat.gradient).norm() / whole.flat.gradient.norm()
+    assert float(gap) < 1e-5
+    moved = (whole.flat.values - engine(RECIPES[name]()).flat.values).norm()
+    assert float((whole.flat.values - parts.flat.values).norm() / whole.flat.values.norm()) < 1e-6
+    assert float(moved) > 1e-4
+    a, b = whole.read_meters(), parts.read_meters()
+    assert a["count_by_sigma"] == b["count_by_sigma"]
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_the_shares_of_the_processes_cover_the_batch(size: int, microbatch: int | None) -> None:
+    of = recipe(batch=8)
+    seen = []
+    for rank in range(size):
+        made = engine(of, dataclasses.replace(FP32, microbatch=microbatch), World(rank=rank, size=size))
+        made.images_seen = 24
+        shares = list(made._microbatches())
+        assert all(len(share) <= (microbatch or 8) for share in shares)
+        seen += torch.cat(shares).tolist()
+    assert seen == list(range(24, 32))
+
+
+@pytest.mark.parametrize("size", [2, 3, 16])
+def test_processes_together_make_the_step_of_one(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The gradients that the processes sum are those of one process; with more processes than images some have none."""
+    alone = engine(recipe(dropout=0.2))
+    alone.step()
+    total = torch.zeros_like(alone.flat.gradient)
+    counts = torch.zeros(BINS, dtype=torch.float64)
+    for rank in range(size):
+        sent: list[Tensor] = []
+        monkeypatch.setattr(module, "all_sum", lambda tensor, sent=sent: (sent.append(tensor.clone()), tensor)[1])
+        made = engine(recipe(dropout=0.2), world=World(rank=rank, size=size))
+        made.step()
+        assert made.images_seen == alone.images_seen
+        total += sent[0]
+        counts += made.meters[:BINS, 0]
+    torch.testing.assert_close(total, alone.flat.gradient, rtol=1e-4, atol=1e-6)
+    assert torch.equal(counts, alone.meters[:BINS, 0])
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_continues_bit_for_bit(name: str) -> None:
+    straight = engine(RECIPES[name]())
+    for _ in range(3):
+        straight.step()
+    tensors, facts, seen = snapshot(straight), copy.deepcopy(straight.facts()), straight.images_seen
+    for _ in range(4):
+        straight.step()
+    resumed = Engine(RECIPES[name](), Data(), World(), FP32)  # type: ignore[arg-type]
+    resumed.load(seen, tensors, facts)
+    assert_same(snapshot(resumed), tensors)
+    for _ in range(4):
+        resumed.step()
+    assert_same(snapshot(resumed), snapshot(straight))
+    assert resumed.facts() == straight.facts()
+    assert resumed.images_seen == straight.images_seen
+    assert resumed.read_meters() == straight.read_meters()
+
+
+def test_facts_are_json() -> None:
+    import json
+
+    made = engine(recipe())
+    assert json.loads(json.dumps(made.facts())) == {"precision": "float32", "stage": None}
+    made.step()
+    assert json.loads(json.dumps(made.facts())) == {"precision": "float32", "stage": [11, 0]}
+
+
+def test_global_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    made = engine(recipe(dropout=0.3))
+    made.step()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ---- meters
+
+
+def test_meters_are_means_over_the_images_since_the_last_reading() -> None:
+    made = engine(recipe())
+    losses, distances, levels = [], [], []
+    terms = made.terms
+
+    def spy(*args: Any) -> Any:
+        found, t = terms(*args)
+        losses.append(found.loss.detach())
+        distances.append(found.distance)
+        levels.append(t)
+        return found, t
+
+    made.terms = spy  # type: ignore[method-assign]
+    made.step()
+    made.step()
+    read = made.read_meters()
+    loss, distance, t = (torch.cat(v).double() for v in (losses, distances, levels))
+    assert read["loss"] == pytest.approx(float(loss.mean()), rel=1e-6)
+    assert read["distance"] == pytest.approx(float(distance.mean()), rel=1e-6)
+    place = ((t.log() - math.log(0.002)) / (math.log(80) - math.log(0.002)) * BINS).long().clamp(0, BINS - 1)
+    for b in range(BINS):
+        assert read["count_by_sigma"][b] == int((place == b).sum())
+        mean = float(loss[place == b].mean()) if bool((place == b).any()) else 0.0
+        assert read["loss_by_sigma"][b] == pytest.approx(mean, rel=1e-6)
+    assert made.read_meters()["count_by_sigma"] == [0] * BINS
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(value: float) -> None:
+    made = engine(recipe())
+    made.step()
+    with torch.no_grad():
+        made.flat.values[3] = value
+    made.step()
+    with pytest.raises(TrainingError, match="not finite .* at 16 images"):
+        made.read_meters()
+
+
+def test_gradient_by_noise_level_does_not_touch_the_run() -> None:
+    made = engine(recipe(batch=64))
+    made.step()
+    before = snapshot(made)
+    norms = made.gradient_by_sigma()
+    assert len(norms) == BINS
+    t, _ = draw_pairs(made.recipe, stage_at(made.recipe, 64), torch.arange(64, 128))
+    place = ((t.log() - math.log(0.002)) / (math.log(80) - math.log(0.002)) * BINS).long()
+    assert [n is None for n in norms] == [not bool((place == b).any()) for b in range(BINS)]
+    assert all(n > 0 for n in norms if n is not None)
+    assert_same(before, snapshot(made))
+    assert norms == made.gradient_by_sigma()
+
+
+# ---- precision
+
+
+def _rule(monkeypatch: pytest.MonkeyPatch, noise: float, pair: float, precision: str, native: bool) -> tuple[Engine, list[str]]:
+    lines: list[str] = []
+    monkeypatch.setattr(module, "has_bf16", lambda device: native)
+    monkeypatch.setattr(Engine, "_rounding", lambda self, index, stage: (noise, pair))
+    made = engine(recipe(), Options(precision=precision), log=lines.append)  # type: ignore[arg-type]
+    made.step()
+    return made, lines
+
+
+@pytest.mark.parametrize(
+    ("noise", "pair", "precision", "native", "expected"),
+    [
+        (0.024, 0.1, "auto", True, torch.bfloat16),
+        (0.026, 0.1, "auto", True, torch.float32),
+        (0.025, 0.1, "auto", True, torch.float32),  # below a quarter, not at it
+        (0.024, 0.1, "bf16", False, torch.bfloat16),
+        (0.026, 0.1, "bf16", True, torch.float32),
+        (0.0, 0.1, "auto", False, torch.float32),
+        (0.0, 0.1, "fp32", True, torch.float32),
+        (math.nan, 0.1, "bf16", True, torch.float32),
+        (0.5, math.inf, "auto", True, torch.bfloat16),
+    ],
+)
+def test_half_precision_only_while_rounding_is_small_beside_the_pairs(
+    monkeypatch: pytest.MonkeyPatch, noise: float, pair: float, precision: str, native: bool, expected: torch.dtype
+) -> None:
+    made, lines = _rule(monkeypatch, noise, pair, precision, native)
+    assert made.dtype == expected
+    asked = precision == "bf16" or (precision == "auto" and native)
+    assert len(lines) == (1 if asked else 0)
+    if lines:
+        assert ("fp32 from here" in lines[0]) == (expected == torch.float32)
+        assert "N=11" in lines[0]
+
+
+def test_the_rule_is_asked_again_at_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Engine, "_rounding", lambda self, index, stage: (asked.append(stage.points), (0.1, 100 / stage.points))[1])
+    made = engine(recipe(images=320, batch=8), Options(precision="bf16"))
+    dtypes = []
+    for _ in range(40):
+        made.step()
+        dtypes.append(made.dtype)
+    assert asked == [11, 21, 41, 81, 161, 321, 641, 1281]
+    # .1 < 25 / N up to N = 161, so the run changes over once, between the fifth and the sixth of eight stages of five steps.
+    assert dtypes == [torch.bfloat16] * 25 + [torch.float32] * 15
+
+
+def test_rounding_is_measured_on_the_functions_themselves() -> None:
+    """bf16 keeps 8 bits: the rounding of f is near 2^-8 of the network's part, the pairs shrink with N."""
+    made = engine(recipe(dropout=0.0, batch=64), Options(precision="fp32"))
+    found = {n: made._rounding(torch.arange(64), Stage(points=n)) for n in (11, 81, 1281)}
+    for noise, pair in found.values():
+        assert 1e-5 < noise < 0.1
+        assert pair > 0
+    assert found[11][1] > 3 * found[81][1] > 9 * found[1281][1]
+    assert found[11][0] < 0.25 * found[11][1]
+    again = made.preconditioning
+    assert again is engine(recipe()).preconditioning or again == engine(recipe()).preconditioning  # the spy is gone
+
+
+def test_denoising_pairs_are_far_apart() -> None:
+    made = engine(recipe(presets.diffusion))
+    noise, pair = made._rounding(torch.arange(8), Stage())
+    assert noise > 0
+    assert pair == math.inf
+
+
+# ---- what is refused
+
+
+def test_an_unresolved_recipe() -> None:
+    for changes in ({"network": "tiny"}, {"sigma_data": "measured"}):
+        with pytest.raises(InputError, match="not resolved"):
+            engine(recipe(**changes))
+
+
+@pytest.mark.parametrize("path", ["euler", "heun"])
+def test_a_path_that_needs_a_teacher(path: str) -> None:
+    with pytest.raises(InputError, match=f"path is '{path}', which needs a teacher"):
+        engine(recipe(presets.ct, path=path))
