@@ -108,33 +108,16 @@ def test_the_loss_of_ict_formula_by_formula() -> None:
     torch.testing.assert_close(terms.loss.double(), loss, rtol=2e-4, atol=1e-7)
     torch.testing.assert_close(terms.distance.double(), distance, rtol=2e-4, atol=1e-7)
     assert torch.equal(t, draw_pairs(made.recipe, stage, index)[0].float())
-    per_pixel = distance.max() / distance.min()
-    assert float(per_pixel) > 10  # pairs of very different distance were compared
+    assert float((distance.max() / distance.min()).detach()) > 10  # pairs of very different distance were compared
 
 
 def test_the_first_step_is_the_gradient_of_the_mean_loss() -> None:
-    made = engine(recipe(optimizer="adam", beta1=0.0, beta2=0.0, lr=1.0, ema=(0.9,)))
-    loss, _ = by_hand(made, torch.arange(8), stage_at(made.recipe, 0))
-    assert loss.shape == (8,)
-    made.flat.gradient.zero_()
+    made = engine(recipe())
     terms, _ = made.terms(torch.arange(8), stage_at(made.recipe, 0), torch.float32)
-    expected = torch.autograd.grad(terms.loss.mean(), list(made.network.parameters()), allow_unused=True)
+    expected = torch.autograd.grad(terms.loss.mean(), list(made.network.parameters()))
     made.step()
     for parameter, gradient in zip(made.network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-6)
-
-
-def test_learning_reduces_the_loss() -> None:
-    made = engine(recipe(images=64_000, batch=32, lr=3e-3, curriculum="fixed", s0=10, s1=10))
-    for _ in range(20):
-        made.step()
-    first = made.read_meters()["distance"]
-    for _ in range(60):
-        made.step()
-    made.read_meters()
-    for _ in range(20):
-        made.step()
-    assert made.read_meters()["distance"] < 0.8 * first
 
 
 @pytest.mark.parametrize("name", RECIPES)

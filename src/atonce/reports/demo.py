@@ -108,7 +108,9 @@ def judge_run(run: Run, data: ImageData) -> Demo:
     }
     for name, figure in figures.items():
         write_bytes(folder.path / name, plots.png(figure))
-    facts = DemoFacts(folder.path, recipe, verdict, run.images_seen, training_seconds(log), sum(p.numel() for p in model.parameters()))
+    facts = DemoFacts(
+        folder.path, recipe, verdict, run.images_seen, training_seconds(log), sum(p.numel() for p in model.parameters())
+    )
     write_bytes(folder.path / "report.html", demo_page(facts).encode())
     return Demo(folder.path, verdict, _text(facts))
 

@@ -76,7 +76,9 @@ def examine() -> list[Finding]:
 def _torch() -> Finding:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     new_enough = version >= (2, 11)
-    return Finding("torch", torch.__version__ + ("" if new_enough else ": 2.11 or newer is needed"), "ok" if new_enough else "!!")
+    return Finding(
+        "torch", torch.__version__ + ("" if new_enough else ": 2.11 or newer is needed"), "ok" if new_enough else "!!"
+    )
 
 
 def _arithmetic(device: torch.device) -> list[Finding]:

@@ -78,7 +78,9 @@ def quality(log: Lines, reference: float, final: tuple[float, float] | None = No
         axes.plot(*final, color=ORANGE, marker="*", markersize=13, linestyle="", label="at the end, 1,797 samples")
     if limit is not None:
         axes.axhline(limit, color=GREY, linestyle=":", linewidth=1.3, label=f"limit of the demo ({limit:.2f})")
-    axes.axhline(reference, color=GREEN, linestyle="--", linewidth=1.6, label=f"two halves of the real digits ({reference:.2f})")
+    axes.axhline(
+        reference, color=GREEN, linestyle="--", linewidth=1.6, label=f"two halves of the real digits ({reference:.2f})"
+    )
     _log_axis(axes)
     axes.set_xlabel(_IMAGES)
     axes.set_ylabel("Fréchet distance of pixels")
