@@ -79,7 +79,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("changes", [{}, {"clip": None, "time_points": {}}, {"kind": "flow_map", "sigma_max": 20.0, "time_points": {}}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"clip": None, "time_points": {}}, {"kind": "flow_map", "sigma_max": 20.0, "time_points": {}}]
+)
 def test_everything_comes_back(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = make(**changes)
     model.save_pretrained(tmp_path / "deep" / "model")
@@ -118,7 +120,13 @@ def test_what_the_folder_holds(folder: Path) -> None:
     assert config["weights"]["model.safetensors"] == sha256_file(folder / "model.safetensors")
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: atonce\nlicense: cc0-1.0\n")
-    for part in ("# pets", "Cats and dogs.", "| frechet | 1.5 | 1 to 2 | 1 | 1 | pixels | digits | 100 |", '"lr": 0.1', "cat, dog"):
+    for part in (
+        "# pets",
+        "Cats and dogs.",
+        "| frechet | 1.5 | 1 to 2 | 1 | 1 | pixels | digits | 100 |",
+        '"lr": 0.1',
+        "cat, dog",
+    ):
         assert part in card
     table = [line for line in card.splitlines() if line.startswith("| metric") or "| frechet" in line]
     assert len({line.count("|") for line in table}) == 1
@@ -230,14 +238,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no format": (lambda f: edit(f, lambda v: v.pop("format")), "its format is None"),
     "format is text": (lambda f: edit(f, lambda v: v.update(format="1")), "its format is '1'"),
     "no network": (lambda f: edit(f, lambda v: v.pop("network")), "not a usable model configuration: 'network'"),
-    "other architecture": (lambda f: edit(f, lambda v: v["network"].update(architecture="dit")), "architecture 'dit' is not known"),
+    "other architecture": (
+        lambda f: edit(f, lambda v: v["network"].update(architecture="dit")),
+        "architecture 'dit' is not known",
+    ),
     "unknown field": (lambda f: edit(f, lambda v: v["network"].update(depth=3)), "depth"),
     "bad field": (lambda f: edit(f, lambda v: v["network"].update(channels=-4)), "network channels is -4"),
     "text for a number": (lambda f: edit(f, lambda v: v.update(sigma_max="80")), "not a usable model configuration"),
     "bad preconditioning": (lambda f: edit(f, lambda v: v["preconditioning"].update(kind="vp")), "'vp' is not known"),
     "bad clip": (lambda f: edit(f, lambda v: v.update(clip=[1])), "not a usable model configuration"),
     "bad time points": (lambda f: edit(f, lambda v: v.update(time_points={"2": [1, 2]})), "must descend"),
-    "weights elsewhere": (lambda f: edit(f, lambda v: v["weights"].update({"../x": "0"})), "list of weight files cannot be used"),
+    "weights elsewhere": (
+        lambda f: edit(f, lambda v: v["weights"].update({"../x": "0"})),
+        "list of weight files cannot be used",
+    ),
     "weights no mapping": (lambda f: edit(f, lambda v: v.update(weights=[1])), "list of weight files cannot be used"),
     "card no mapping": (lambda f: edit(f, lambda v: v.update(card=5)), "card"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
@@ -246,7 +260,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a flipped bit in an average": (lambda f: flip_a_bit(f / "ema-0.999.safetensors"), "ema-0.999.safetensors is damaged"),
     "no average": (lambda f: (f / "ema-0.999.safetensors").unlink(), "ema-0.999.safetensors is missing"),
     "average of another network": (swap_ema, "ema-0.999.safetensors: the weights do not fit"),
-    "weights of another network": (lambda f: edit(f, lambda v: v["network"].update(channels=8)), "weights do not fit the network"),
+    "weights of another network": (
+        lambda f: edit(f, lambda v: v["network"].update(channels=8)),
+        "weights do not fit the network",
+    ),
     "records are no list": (lambda f: (f / "records.json").write_text("{}5"), "records.json cannot be read"),
     "a record without fields": (lambda f: (f / "records.json").write_text("[{}]"), "record"),
     "records of numbers": (lambda f: (f / "records.json").write_text("[1]"), "record"),
@@ -287,7 +304,14 @@ def test_a_missing_record_file_is_no_record(folder: Path) -> None:
 
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 16), st.floats(-2, 100), st.text(max_size=3), st.just([]), st.just({}), st.just([1, 2])
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 16),
+    st.floats(-2, 100),
+    st.text(max_size=3),
+    st.just([]),
+    st.just({}),
+    st.just([1, 2]),
 )
 
 
@@ -345,7 +369,9 @@ def test_fetching_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no\nnetwork")
 
     fake_hub(monkeypatch, snapshot_download=fail)
-    with pytest.raises(ModelFileError, match="someone/not-here is not a folder here, and fetching it from the hub failed: no network"):
+    with pytest.raises(
+        ModelFileError, match="someone/not-here is not a folder here, and fetching it from the hub failed: no network"
+    ):
         ConsistencyModel.from_pretrained("someone/not-here")
 
 

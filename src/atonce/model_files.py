@@ -96,11 +96,14 @@ def load_model(folder_or_hub_id: Path | str) -> ConsistencyModel:
     weights = values.get("weights", {})
     if not isinstance(weights, Mapping) or not all(isinstance(n, str) and Path(n).name == n for n in weights):
         raise ModelFileError(f"{folder / 'config.json'} is damaged: its list of weight files cannot be used")
+    card = values.get("card") or {}
+    if not isinstance(card, Mapping):
+        raise ModelFileError(f"{folder / 'config.json'} is damaged: its card is {card!r}, must hold facts by name")
     states = {name: _read_weights(folder / name, digest) for name, digest in weights.items()}
     if "model.safetensors" not in states:
         states["model.safetensors"] = _read_weights(folder / "model.safetensors", None)
     ema = {n.removeprefix("ema-").removesuffix(".safetensors"): s for n, s in states.items() if n.startswith("ema-")}
-    model = ConsistencyModel(config, ema=ema, card=values.get("card") or {}, records=_read_records(folder))
+    model = ConsistencyModel(config, ema=ema, card=card, records=_read_records(folder))
     try:
         model.network.load_state_dict(states["model.safetensors"])
     except RuntimeError as error:

@@ -10,7 +10,9 @@ from atonce.core.errors import InputError
 from atonce.networks.presets import NAMES, named
 
 
-@pytest.mark.parametrize(("size", "name"), [(4, "tiny"), (8, "tiny"), (16, "tiny"), (20, "small"), (32, "small"), (64, "ddpmpp")])
+@pytest.mark.parametrize(
+    ("size", "name"), [(4, "tiny"), (8, "tiny"), (16, "tiny"), (20, "small"), (32, "small"), (64, "ddpmpp")]
+)
 def test_auto_grows_with_the_images(size: int, name: str) -> None:
     assert named("auto", size, 3, 10, 9) == named(name, size, 3, 10, 9)
 
@@ -35,7 +37,8 @@ def test_small_ones_fit_every_size(size: int, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "text"), [("unet", 8, "'unet' is not known; known: auto, tiny"), ("tiny", 3, "size is 3"), ("ddpmpp", 30, "30x30")]
+    ("name", "size", "text"),
+    [("unet", 8, "'unet' is not known; known: auto, tiny"), ("tiny", 3, "size is 3"), ("ddpmpp", 30, "30x30")],
 )
 def test_refusals(name: str, size: int, text: str) -> None:
     with pytest.raises(InputError, match=text):

@@ -377,9 +377,7 @@ def test_the_same_masks_drop_the_same_elements() -> None:
 def test_no_label_is_label_minus_one() -> None:
     network = random_weights(UNet(DDPMPP)).double()
     values = inputs(DDPMPP)
-    assert torch.equal(
-        network(**{**values, "label": None}), network(**{**values, "label": torch.full((3,), -1)})
-    )
+    assert torch.equal(network(**{**values, "label": None}), network(**{**values, "label": torch.full((3,), -1)}))
     assert not torch.equal(network(**values), network(**{**values, "label": None}))
 
 
@@ -424,7 +422,10 @@ def test_forward_mode_derivative_equals_finite_differences(config: UNetConfig) -
     values = inputs(config)
     x, c = values.pop("x"), values.pop("c_noise")
     masks = [m.double() for m in dropout_masks(3, torch.arange(3), network.mask_sizes(), 0.3)]
-    dx, dc = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype), torch.tensor([0.3, -1.0, 0.5]).double()
+    dx, dc = (
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype),
+        torch.tensor([0.3, -1.0, 0.5]).double(),
+    )
 
     def f(x: Tensor, c: Tensor) -> Tensor:
         return network(x, c, **values, masks=masks)
@@ -433,7 +434,10 @@ def test_forward_mode_derivative_equals_finite_differences(config: UNetConfig) -
         value, derivative = torch.func.jvp(f, (x, c), (dx, dc))
         torch.testing.assert_close(value, f(x, c), rtol=1e-12, atol=1e-12)
         h = 2e-5
-        central = (8 * (f(x + h * dx, c + h * dc) - f(x - h * dx, c - h * dc)) - (f(x + 2 * h * dx, c + 2 * h * dc) - f(x - 2 * h * dx, c - 2 * h * dc))) / (12 * h)
+        central = (
+            8 * (f(x + h * dx, c + h * dc) - f(x - h * dx, c - h * dc))
+            - (f(x + 2 * h * dx, c + 2 * h * dc) - f(x - 2 * h * dx, c - 2 * h * dc))
+        ) / (12 * h)
     assert float((derivative - central).norm() / central.norm()) < 1e-8
 
 

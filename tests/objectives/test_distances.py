@@ -27,9 +27,7 @@ def test_constant(dimension: int, c: float) -> None:
     assert abs(huber_constant(dimension) - c) <= 5e-11
 
 
-@pytest.mark.parametrize(
-    ("norm", "value"), [(0.0, 0.0), (0.1, 0.0744530879), (1.0, 0.9705179594), (10.0, 9.9701149517)]
-)
+@pytest.mark.parametrize(("norm", "value"), [(0.0, 0.0), (0.1, 0.0744530879), (1.0, 0.9705179594), (10.0, 9.9701149517)])
 def test_pseudo_huber_values(norm: float, value: float) -> None:
     assert abs(float(pseudo_huber(*pair(norm))) - value) <= 5e-11
 

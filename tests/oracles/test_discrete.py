@@ -177,7 +177,7 @@ def test_the_gradient_at_the_exact_function_shrinks_with_slope_two() -> None:
     found = []
     for h in widths:
         a = exact_gain(1.0).clone().requires_grad_()
-        expected_loss(lambda x, s: a * x, lambda x, s: exact_gain(s[0]) * x, 1.0, 1.0 - h).backward()
+        expected_loss(lambda x, s, a=a: a * x, lambda x, s: exact_gain(s[0]) * x, 1.0, 1.0 - h).backward()
         assert a.grad is not None
         found.append(float(a.grad) / 2)  # of the square
     for value, printed, unit in zip(found, (5.3e-4, 4.5e-6, 4.5e-8), (1e-5, 1e-7, 1e-9), strict=True):
@@ -242,7 +242,7 @@ def test_the_fixed_point_does_not_depend_on_the_distance_for_symmetric_data() ->
 
 
 def test_on_skewed_data_a_distance_without_constant_keeps_its_bias() -> None:
-    """With c = 0 the mean of res / |res| stays near .37 however small the step (the spatial median is no mean); with c it goes."""
+    """With c = 0 the mean of res / |res| stays near .37 however small the step (a median is no mean); with c it goes."""
     atoms = Mixture(_t(-1.0, 1.0)[:, None], _t(0.0, 0.0), _t(0.8, 0.2))
     x, t = torch.tensor(0.3, dtype=torch.float64), 1.0
     y, mass = posterior(atoms, x, t, order=1)
@@ -286,7 +286,9 @@ def _residuals(xi: float, theta: float, below: float, grid: Tensor, z: Tensor) -
     noise = z.repeat(count).reshape(-1, 1, 1, 1)
     data = torch.full_like(noise, xi)
     difference = lambda a, b: (a - b).flatten(1).sum(1)
-    terms = discrete(_toy(theta), _toy(below), data, noise, t, r, path=same_noise, distance=difference, weight=torch.ones_like(t))
+    terms = discrete(
+        _toy(theta), _toy(below), data, noise, t, r, path=same_noise, distance=difference, weight=torch.ones_like(t)
+    )
     return terms.loss.reshape(count, -1)
 
 
@@ -294,7 +296,12 @@ def test_the_student_as_target_leaves_the_consistency_gradient() -> None:
     grid, z = karras_grid(11), _t(-1.5, 0.0, 2.0)
     residuals = _residuals(XI, THETA, THETA, grid, z)
     torch.testing.assert_close(residuals, residuals[:, :1].expand_as(residuals), rtol=0, atol=1e-14)  # whatever z
-    for i, printed, unit in ((0, 0.4401940818, 1e-10), (1, 0.0480532695, 1e-10), (5, 0.0002263160, 1e-10), (9, 9.5684e-6, 1e-10)):
+    for i, printed, unit in (
+        (0, 0.4401940818, 1e-10),
+        (1, 0.0480532695, 1e-10),
+        (5, 0.0002263160, 1e-10),
+        (9, 9.5684e-6, 1e-10),
+    ):
         assert abs(float(residuals[i, 0]) - printed) <= 0.51 * unit
     closed = END * (1 / grid[:-1] - 1 / grid[1:]) * (THETA - XI)
     torch.testing.assert_close(residuals[:, 0], closed, rtol=1e-9, atol=1e-15)

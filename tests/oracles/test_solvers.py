@@ -80,9 +80,7 @@ class TestRestart:
     def test_the_variance_stays(self, steps: int) -> None:
         """Every restart keeps s^2 + end^2 = .250004; the sampler is linear here, so its gains are read off unit impulses."""
         sigmas = [80.0, 0.821, 0.5, 0.3, 0.1, 0.05][:steps]
-        gains = [
-            float(restart(exact(0.002), lambda i, j=j: ONE * (i == j), sigmas, 0.002, clip=None)) for j in range(steps)
-        ]
+        gains = [float(restart(exact(0.002), lambda i, j=j: ONE * (i == j), sigmas, 0.002, clip=None)) for j in range(steps)]
         # The first gain acts on noise of variance 80^2; for data plus noise it would be 80^2 + s^2.
         variance = gains[0] ** 2 * (80.0**2 + 0.25) / 80.0**2 + sum(g**2 for g in gains[1:])
         assert abs(variance - 0.250004) < 5e-9

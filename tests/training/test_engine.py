@@ -27,6 +27,7 @@ from atonce.training.schedule import Stage, draw_pairs, ema_decay, learning_rate
 
 NETWORK = UNetConfig(size=4, image_channels=1, channels=8, channel_mult=(1,), blocks=1, attention=(), embedding_mult=2)
 FP32 = Options(precision="fp32")
+ALONE = World()
 
 
 class Data:
@@ -45,7 +46,7 @@ def recipe(preset: Callable[..., Recipe] = presets.ict, **changes: Any) -> Recip
     return preset(**{**values, **changes})
 
 
-def engine(of: Recipe, options: Options = FP32, world: World = World(), **arguments: Any) -> Engine:
+def engine(of: Recipe, options: Options = FP32, world: World = ALONE, **arguments: Any) -> Engine:
     made = Engine(of, arguments.pop("data", Data()), world, options, **arguments)
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():  # weights of ordinary size, so that every part of the network matters from the first step
@@ -297,7 +298,7 @@ def test_the_rate_is_that_of_the_clock() -> None:
 def test_init_starts_from_given_weights() -> None:
     trained = engine(recipe(seed=5))
     trained.step()
-    started = Engine(recipe(presets.ct), Data(), World(), FP32, init=trained.weights())  # type: ignore[arg-type]
+    started = Engine(recipe(presets.ct), Data(), ALONE, FP32, init=trained.weights())  # type: ignore[arg-type]
     assert_same(started.weights(), trained.weights())
     assert_same(started.weights("0.9999"), trained.weights())
     assert started.target is not None
@@ -368,7 +369,7 @@ def test_it_continues_bit_for_bit(name: str) -> None:
     tensors, facts, seen = snapshot(straight), copy.deepcopy(straight.facts()), straight.images_seen
     for _ in range(4):
         straight.step()
-    resumed = Engine(RECIPES[name](), Data(), World(), FP32)  # type: ignore[arg-type]
+    resumed = Engine(RECIPES[name](), Data(), ALONE, FP32)  # type: ignore[arg-type]
     resumed.load(seen, tensors, facts)
     assert_same(snapshot(resumed), tensors)
     for _ in range(4):
@@ -490,7 +491,9 @@ def test_half_precision_only_while_rounding_is_small_beside_the_pairs(
 
 def test_the_rule_is_asked_again_at_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(Engine, "_rounding", lambda self, index, stage: (asked.append(stage.points), (0.1, 100 / stage.points))[1])
+    monkeypatch.setattr(
+        Engine, "_rounding", lambda self, index, stage: (asked.append(stage.points), (0.1, 100 / stage.points))[1]
+    )
     made = engine(recipe(images=320, batch=8), Options(precision="bf16"))
     dtypes = []
     for _ in range(40):

@@ -26,8 +26,6 @@ import torch
 import atonce
 import atonce.model_files
 import atonce.training.checkpoint
-import atonce.training.loop
-import atonce.training.rundir
 from atonce.networks.unet import UNetConfig
 from atonce.training import presets
 from atonce.training.engine import Engine

@@ -165,7 +165,8 @@ def _text(facts: DemoFacts) -> str:
     shortfalls = verdict.shortfalls("demo")
     lines = [
         "",
-        f"trained on {facts.images_seen:,} images in {format_duration(facts.seconds)}; judged by {verdict.samples:,} one-step samples:",
+        f"trained on {facts.images_seen:,} images in {format_duration(facts.seconds)}",
+        f"judged by {verdict.samples:,} one-step samples:",
         f"  R               {verdict.ratio:.2f}   (at most {limits.ratio:g}; 1 = as far as two halves of the real digits)",
         f"  confidence      {verdict.confidence:.2f}   (at least {limits.confidence:g} of that of real digits; "
         f"a strict classifier: {verdict.strict_confidence:.2f})",

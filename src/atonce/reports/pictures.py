@@ -1,4 +1,4 @@
-"""Samples as files, and labelled pictures of several grids. What is written carries a mark, so that only that is overwritten."""
+"""Samples as files, and labelled pictures of several grids. Files carry a mark, so that only what is ours is overwritten."""
 
 from __future__ import annotations
 

@@ -281,10 +281,10 @@ class Engine:
             finally:
                 self.preconditioning = original
         full, half = outputs[torch.float32], outputs[torch.bfloat16]
-        noise = (full[0] - half[0]).flatten(1).norm(dim=1).median()
+        noise = (full[0] - half[0]).detach().flatten(1).norm(dim=1).median()
         if len(full) < 2:  # denoising: the pair is the output and the data, far apart
             return float(noise), math.inf
-        pair = (full[0] - full[1]).flatten(1).norm(dim=1).median()
+        pair = (full[0] - full[1]).detach().flatten(1).norm(dim=1).median()
         return float(noise), float(pair)
 
     def _compile(self) -> None:

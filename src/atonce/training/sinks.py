@@ -41,10 +41,14 @@ class Events:
             folder.mkdir(parents=True, exist_ok=True)
             name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{images_seen}"
             self._writer = RecordWriter(open(folder / name, "ab"))  # noqa: SIM115 - closed by close()
-            self._add(file_version="brain.Event:2")
-            # What stands at a later step in older files was not reached by the checkpoint, and is written again.
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(step=images_seen + 1, session_log=start)
+            try:
+                self._add(file_version="brain.Event:2")
+                # What stands at a later step in older files was not reached by the checkpoint, and is written again.
+                start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self._add(step=images_seen + 1, session_log=start)
+            except OSError:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,50 @@
+"""What each of several processes under torchrun does in test_distributed.py: runs in turn, in one process group."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import atonce
+from atonce.core.distribution import leave_world
+from atonce.core.errors import AtonceError
+from atonce.networks.unet import UNetConfig
+from atonce.training import presets
+
+NETWORK = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1,), blocks=1, attention=())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    # Shorter than the library's, so that a hang is a failure soon.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=240))
+    rank = dist.get_rank()
+    for job in json.loads(sys.argv[1]):
+        out, stop_at, lines = job.pop("out"), job.pop("stop_at", None), []
+        seed = job.pop("seeds", [0, 0])[rank]
+
+        def callback(line: dict[str, Any], lines: list = lines, stop_at: int | None = stop_at) -> None:
+            lines.append(line)
+            if line["images"] == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)  # one process is asked, all stop
+
+        recipe = presets.ict(384, 15, seed, network=NETWORK, s1=20, dropout=0.1, ema=(0.9, 0.99))
+        try:
+            run = atonce.train(recipe, "digits", out, callback=callback, **job)
+            answer: dict[str, Any] = {"finished": run.finished, "images_seen": run.images_seen, "lines": len(lines)}
+            answer["sample"] = float(run.model.sample(2).double().sum())
+        except AtonceError as error:
+            answer = {"error": str(error)}
+        print("ANSWER " + json.dumps({"rank": rank, "out": out, **answer}), flush=True)
+    leave_world()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Several processes train the same run: same global indices, one writer, and a resume on another number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from atonce.model import ConsistencyModel
+from atonce.training import presets
+from atonce.training.checkpoint import newest_checkpoint
+from atonce.training.rundir import RunFolder
+
+# A batch that two processes cannot share evenly.
+OPTIONS = {"precision": "fp32", "quiet": True, "log_every": 60, "evaluate_every": 120, "evaluate_images": 32}
+
+
+def torchrun(*words: str, processes: int = 2) -> subprocess.CompletedProcess:
+    """A launch that ends in any case: the launcher and its processes are one group, killed together."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    process = subprocess.Popen(
+        [*launcher, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=280)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        pytest.fail("the processes hang")
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def recipe(tools):
+    return presets.ict(384, 15, 0, network=tools.NETWORK, s1=20, dropout=0.1, ema=(0.9, 0.99))
+
+
+def close(one: Path, other: Path) -> None:
+    a, b = (newest_checkpoint(folder / "checkpoints") for folder in (one, other))
+    assert a.images_seen == b.images_seen
+    assert a.tensors.keys() == b.tensors.keys()
+    for name, value in a.tensors.items():
+        torch.testing.assert_close(value, b.tensors[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    mine, theirs = ([line for line in RunFolder(folder).read_log()] for folder in (one, other))
+    assert [line.keys() for line in mine] == [line.keys() for line in theirs]
+    for x, y in zip(mine, theirs, strict=True):
+        for key in x.keys() - {"seconds", "rate"}:
+            if key == "count_by_sigma" or not isinstance(x[key], (float, list)):
+                assert x[key] == y[key], key
+            else:
+                assert x[key] == pytest.approx(y[key], rel=1e-3), key
+
+
+@pytest.fixture(scope="module")
+def alone(tools, tmp_path_factory):
+    """The run of one process, and a copy that was stopped in the middle, between two log lines."""
+    folder = tmp_path_factory.mktemp("alone")
+    run = tools.train(folder / "whole", recipe(tools), **OPTIONS)
+    assert run.finished
+
+    from atonce.training.engine import Engine
+
+    step = Engine.step
+
+    def stop(self):
+        step(self)
+        if self.images_seen == 150:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Engine.step = stop
+    try:
+        assert not tools.train(folder / "half", recipe(tools), **OPTIONS).finished
+    finally:
+        Engine.step = step
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(alone, tmp_path_factory):
+    """All that two processes have to do, in one launch."""
+    folder = tmp_path_factory.mktemp("together")
+    shutil.copytree(alone / "half", folder / "resumed")
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "mine.txt").write_text("mine")
+    jobs = [
+        {"out": str(folder / "whole")},
+        {"out": str(folder / "passes"), "microbatch": 3},
+        {"out": str(folder / "stopped"), "stop_at": 180},
+        {"out": str(folder / "resumed")},
+        {"out": str(folder / "foreign")},
+        {"out": str(folder / "seeds"), "seeds": [0, 1]},
+    ]
+    done = torchrun(str(Path(__file__).with_name("pair.py")), json.dumps([job | OPTIONS for job in jobs]))
+    assert done.returncode == 0, done.stderr[-4000:]
+    answers = [json.loads(line.split("ANSWER ")[1]) for line in done.stdout.splitlines() if "ANSWER" in line]
+    assert len(answers) == 2 * len(jobs)
+    return folder, {(Path(answer["out"]).name, answer["rank"]): answer for answer in answers}
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_learn_what_one_learns(together, alone):
+    folder, answers = together
+    close(folder / "whole", alone / "whole")
+    for rank in (0, 1):
+        assert answers["whole", rank]["finished"]
+        assert answers["whole", rank]["images_seen"] == 375
+    assert answers["whole", 0]["sample"] == answers["whole", 1]["sample"]  # both hold the model
+
+
+@pytest.mark.timeout(900)
+def test_passes_and_processes_together(together, alone):
+    folder, _ = together
+    close(folder / "passes", alone / "whole")
+
+
+@pytest.mark.timeout(900)
+def test_only_process_0_writes_and_calls_back(together, alone):
+    folder, answers = together
+    assert answers["whole", 0]["lines"] == len(RunFolder(folder / "whole").read_log()) > 0
+    assert answers["whole", 1]["lines"] == 0
+    names = sorted(
+        str(path.relative_to(folder / "whole")) for path in (folder / "whole").rglob("*") if "tfevents" not in path.name
+    )
+    ours = sorted(
+        str(path.relative_to(alone / "whole")) for path in (alone / "whole").rglob("*") if "tfevents" not in path.name
+    )
+    assert [name for name in names if "state-" not in name] == [name for name in ours if "state-" not in name]
+    assert len(list((folder / "whole" / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.timeout(900)
+def test_one_stops_all_stop_and_one_process_can_go_on(tools, together, alone, tmp_path):
+    folder, answers = together
+    for rank in (0, 1):
+        assert not answers["stopped", rank]["finished"]
+        assert answers["stopped", rank]["images_seen"] == 180
+    shutil.copytree(folder / "stopped", tmp_path / "run")
+    assert tools.train(tmp_path / "run", recipe(tools), **OPTIONS).finished
+    close(tmp_path / "run", alone / "whole")
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_can_go_on_for_one(together, alone):
+    """Also the counts of the unfinished log interval, which one process had kept alone."""
+    folder, answers = together
+    assert answers["resumed", 0]["finished"]
+    assert answers["resumed", 1]["finished"]
+    close(folder / "resumed", alone / "whole")
+
+
+@pytest.mark.timeout(900)
+def test_a_refusal_reaches_all(together):
+    folder, answers = together
+    assert "is not a training run" in answers["foreign", 0]["error"]
+    assert "process 0 cannot use the run folder" in answers["foreign", 1]["error"]
+    assert [path.name for path in (folder / "foreign").iterdir()] == ["mine.txt"]
+    for rank in (0, 1):
+        assert "different recipes or data" in answers["seeds", rank]["error"]
+    assert not (folder / "seeds").exists()
+
+
+@pytest.mark.timeout(900)
+def test_the_command_under_torchrun(tmp_path):
+    out = tmp_path / "run"
+    words = ["train", "digits", "--images", "320", "--batch", "32", "--precision", "fp32", "--quiet", "--json"]
+    done = torchrun("-m", "atonce", *words, "--out", str(out))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout) == {"folder": str(out), "images_seen": 320, "finished": True}  # printed once
+    assert ConsistencyModel.from_pretrained(out / "model").sample(1).shape == (1, 1, 8, 8)
