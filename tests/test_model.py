@@ -335,6 +335,10 @@ def test_other_precisions_and_copies() -> None:
         out = double.sample(3, ema=ema)
         assert out.dtype == torch.float32
         torch.testing.assert_close(out, model.sample(3, ema=ema), rtol=0, atol=1e-4)
+    moved = make()
+    moved.sample(1, ema="0.999")
+    moved.to(torch.float64)  # also the averaged network that was in use
+    assert torch.equal(moved.sample(3, ema="0.999"), double.sample(3, ema="0.999"))
     half = copy.deepcopy(model).to(torch.bfloat16)
     assert half.sample(3).dtype == torch.float32
     torch.testing.assert_close(half.sample(3), model.sample(3), rtol=0, atol=0.2)

@@ -44,11 +44,11 @@ def noise(n: int = 300) -> np.ndarray:
 def test_the_judge_knows_digits_and_is_not_sure_of_noise() -> None:
     held_out = open_data("digits", split="test")
     x = held_out.images.double().flatten(1).numpy() / 127.5 - 1
-    probabilities = confidence_judge().probabilities(x)
+    probabilities = confidence_judge(strict=True)(x)
     assert held_out.labels is not None
     assert (probabilities.argmax(1) == held_out.labels.numpy()).mean() > 0.97
     assert (probabilities.max(1) > CONFIDENT).mean() > 0.8
-    assert (confidence_judge().probabilities(noise()).max(1) > CONFIDENT).mean() < 0.02
+    assert (confidence_judge(strict=True)(noise()).max(1) > CONFIDENT).mean() < 0.02
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-12)
 
 
@@ -61,7 +61,7 @@ def test_agrees_with_libsvm() -> None:
         warnings.simplefilter("ignore", FutureWarning)
         theirs = SVC(probability=True, random_state=0).fit(x, train.labels.numpy())
     for inputs in (z, (z + z[::-1]) / 2, noise()):
-        a, b = theirs.predict_proba(inputs), confidence_judge().probabilities(inputs)
+        a, b = theirs.predict_proba(inputs), confidence_judge(strict=True)(inputs)
         assert abs(a - b).mean() < 0.006
         assert (a.max(1) > CONFIDENT).mean() == pytest.approx((b.max(1) > CONFIDENT).mean(), abs=0.02)
 

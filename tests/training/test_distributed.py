@@ -48,7 +48,7 @@ def close(one: Path, other: Path) -> None:
     assert a.tensors.keys() == b.tensors.keys()
     for name, value in a.tensors.items():
         torch.testing.assert_close(value, b.tensors[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    mine, theirs = ([line for line in RunFolder(folder).read_log()] for folder in (one, other))
+    mine, theirs = (RunFolder(folder).read_log() for folder in (one, other))
     assert [line.keys() for line in mine] == [line.keys() for line in theirs]
     for x, y in zip(mine, theirs, strict=True):
         for key in x.keys() - {"seconds", "rate"}:
@@ -99,7 +99,8 @@ def together(alone, tmp_path_factory):
     ]
     done = torchrun(str(Path(__file__).with_name("pair.py")), json.dumps([job | OPTIONS for job in jobs]))
     assert done.returncode == 0, done.stderr[-4000:]
-    answers = [json.loads(line.split("ANSWER ")[1]) for line in done.stdout.splitlines() if "ANSWER" in line]
+    # Two processes share the pipe, so two answers may stand on one line.
+    answers = [json.JSONDecoder().raw_decode(text)[0] for text in done.stdout.split("ANSWER ")[1:]]
     assert len(answers) == 2 * len(jobs)
     return folder, {(Path(answer["out"]).name, answer["rank"]): answer for answer in answers}
 

@@ -380,6 +380,22 @@ def test_it_continues_bit_for_bit(name: str) -> None:
     assert resumed.read_meters() == straight.read_meters()
 
 
+def test_a_precision_that_was_chosen_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision is decided once a stage; a resumed run must not decide again from other weights."""
+    answers = iter([(0.0, 1.0)])
+    monkeypatch.setattr(Engine, "_rounding", lambda self, index, stage: next(answers))
+    half = Options(precision="bf16")
+    straight = engine(recipe(), half)
+    straight.step()
+    tensors, facts, seen = snapshot(straight), copy.deepcopy(straight.facts()), straight.images_seen
+    straight.step()
+    resumed = Engine(recipe(), Data(), ALONE, half)  # type: ignore[arg-type]
+    resumed.load(seen, tensors, facts)
+    resumed.step()
+    assert (straight.dtype, resumed.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert_same(snapshot(resumed), snapshot(straight))
+
+
 def test_facts_are_json() -> None:
     import json
 

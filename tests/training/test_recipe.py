@@ -221,6 +221,7 @@ class TestPresets:
     def test_ct_is_published(self) -> None:
         r = ct()
         assert (r.pairs, r.path, r.target, r.weight) == ("karras", "same-noise", "ema", "one")
+        assert r.init is None  # from scratch, as in the paper; the published launch line starts from a teacher
         assert (r.curriculum, r.s0, r.s1, r.mu, r.mu0, r.lr, r.batch) == ("ct", 2, 150, "ct-code", 0.9, 4e-4, 512)
 
     def test_ect_is_published(self) -> None:

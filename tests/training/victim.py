@@ -22,10 +22,12 @@ from typing import Any
 
 import tensorboard.summary.writer.record_writer  # noqa: F401 - imported before the fork
 import torch
+import torch._dynamo  # noqa: F401 - an optimiser imports it otherwise, in every child anew
 
 import atonce
 import atonce.model_files
 import atonce.training.checkpoint
+from atonce.data.sources import open_data
 from atonce.networks.unet import UNetConfig
 from atonce.training import presets
 from atonce.training.engine import Engine
@@ -136,6 +138,8 @@ def work(job: dict[str, Any]) -> None:
 
 
 def serve() -> None:
+    # All that a run imports on its way, once: the data set, statistics, pictures.
+    Monitor.of(open_data("digits"), 2).measure(lambda first, n: torch.zeros(n, 1, 8, 8))
     for line in sys.stdin:
         job = json.loads(line)
         after, begun = job.pop("after", None), time.monotonic()

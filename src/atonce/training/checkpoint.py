@@ -109,7 +109,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ModelFileError(f"checkpoint {path} is damaged: its content does not match the checksum in its name")
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # Copies: what the library gives is a view of the file, which would hold on to it after it is removed.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
     except ModelFileError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -140,7 +140,9 @@ class _Loop:
         self.best = float("inf")
         self.total = recipe.steps * recipe.batch
         self.log_every = _whole(options.log_every or self.total // 200, recipe.batch)
-        self.evaluate_every = _whole(options.evaluate_every or self.total // 12, recipe.batch)
+        # By default not so often that sampling costs more than a few percent of training.
+        often = max(self.total // 12, 8 * options.evaluate_images)
+        self.evaluate_every = _whole(options.evaluate_every or often, recipe.batch)
         self.started = time.monotonic()  # less the time of the parts before this one
         self.last_checkpoint: Path | None = None
         self.due = False  # whether the evaluation of the mark where the clock stands is still to be done

@@ -21,7 +21,7 @@ class Options:
     compile: bool = False  # torch.compile, with fallback to eager
     microbatch: int | None = None  # images per forward pass and process; more are accumulated
     log_every: int | None = None  # images between two log lines; default 1/200 of the budget
-    evaluate_every: int | None = None  # images between two evaluations; default 1/12 of the budget
+    evaluate_every: int | None = None  # images between two evaluations; default 1/12 of the budget, 8 evaluate_images at least
     evaluate_images: int = 1000  # samples of an evaluation
     checkpoint_seconds: float = 120.0  # between two checkpoints
     keep: int = 3  # checkpoints kept
