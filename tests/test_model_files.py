@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atonce import model_files
-from atonce.core.errors import InputError, MissingExtraError, ModelFileError, StorageError
+from atonce.core.errors import InputError, ModelFileError, StorageError
 from atonce.core.files import sha256_file
 from atonce.core.records import Metric, Record, Source, make_record
 from atonce.model import ConsistencyModel, ModelConfig
@@ -339,64 +336,7 @@ def test_any_changed_field_loads_or_is_one_line(folder: Path, data: st.DataObjec
         (folder / "config.json").write_text(kept)
 
 
-# ---- the hub, without a network
-
-
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     for name in (tmp_path / "nowhere", "./nowhere-at-all", "nowhere-at-all"):
         with pytest.raises(ModelFileError, match="nowhere"):
             ConsistencyModel.from_pretrained(name)
-
-
-def fake_hub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    hub = types.ModuleType("huggingface_hub")
-    for name, function in functions.items():
-        setattr(hub, name, function)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-
-
-def test_fetching(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    fake_hub(monkeypatch, snapshot_download=lambda repo, allow_patterns: (asked.append((repo, allow_patterns)), str(folder))[1])
-    assert ConsistencyModel.from_pretrained("someone/pets-that-are-not-here").card["name"] == "pets"
-    ((repo, patterns),) = asked
-    assert repo == "someone/pets-that-are-not-here"
-    assert not any("pkl" in p or "bin" in p or ".pt" in p for p in patterns)
-
-
-def test_fetching_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(repo: str, allow_patterns: list[str]) -> str:
-        raise ConnectionError("no\nnetwork")
-
-    fake_hub(monkeypatch, snapshot_download=fail)
-    with pytest.raises(
-        ModelFileError, match="someone/not-here is not a folder here, and fetching it from the hub failed: no network"
-    ):
-        ConsistencyModel.from_pretrained("someone/not-here")
-
-
-def test_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match="pip install huggingface_hub"):
-        ConsistencyModel.from_pretrained("someone/not-here")
-
-
-def test_pushing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-
-    class Api:
-        def __init__(self, token: str | None) -> None:
-            made.append(token)
-
-        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> str:
-            made.append((repo_id, private, exist_ok))
-            return f"https://hub/{repo_id}"
-
-        def upload_folder(self, repo_id: str, folder_path: str) -> None:
-            shutil.copytree(folder_path, tmp_path / "uploaded")
-
-    fake_hub(monkeypatch, HfApi=Api)
-    model = make()
-    assert model.push_to_hub("someone/pets", private=True, token="t") == "https://hub/someone/pets"
-    assert made == ["t", ("someone/pets", True, True)]
-    assert same(ConsistencyModel.from_pretrained(tmp_path / "uploaded").network.state_dict(), model.network.state_dict())
