@@ -36,7 +36,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def make_recipe(preset: str = "ict", images: int = 384, batch: int = 16, **changes: Any) -> Recipe:
-    usual: dict[str, Any] = {"network": NETWORK, "dropout": 0.1, "ema": (0.9, 0.99)}
+    usual: dict[str, Any] = {"network": NETWORK, "dropout": 0.1, "ema": (0.9, 0.99), "ema_rampup": 0.0}
     if preset == "ict":
         usual["s1"] = 20
     return presets.PRESETS[preset](images=images, batch=batch, **usual | changes)

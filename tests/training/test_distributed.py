@@ -42,7 +42,8 @@ def recipe(tools):
     return presets.ict(384, 15, 0, network=tools.NETWORK, s1=20, dropout=0.1, ema=(0.9, 0.99))
 
 
-def close(one: Path, other: Path) -> None:
+def close(one: Path, other: Path, ignored: tuple[str, ...] = ()) -> None:
+    """Checkpoints and logs agree but for the order of summation."""
     a, b = (newest_checkpoint(folder / "checkpoints") for folder in (one, other))
     assert a.images_seen == b.images_seen
     assert a.tensors.keys() == b.tensors.keys()
@@ -51,11 +52,14 @@ def close(one: Path, other: Path) -> None:
     mine, theirs = (RunFolder(folder).read_log() for folder in (one, other))
     assert [line.keys() for line in mine] == [line.keys() for line in theirs]
     for x, y in zip(mine, theirs, strict=True):
-        for key in x.keys() - {"seconds", "rate"}:
+        for key in x.keys() - {"seconds", "rate", *ignored}:
             if key == "count_by_sigma" or not isinstance(x[key], (float, list)):
                 assert x[key] == y[key], key
-            else:
-                assert x[key] == pytest.approx(y[key], rel=1e-3), key
+                continue
+            values, wanted = (value if isinstance(value, list) else [value] for value in (x[key], y[key]))
+            assert [v is None for v in values] == [v is None for v in wanted], key
+            pairs = [(v, w) for v, w in zip(values, wanted, strict=True) if v is not None]
+            assert [v for v, _ in pairs] == pytest.approx([w for _, w in pairs], rel=1e-3), key
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,8 @@ def test_two_processes_learn_what_one_learns(together, alone):
 @pytest.mark.timeout(900)
 def test_passes_and_processes_together(together, alone):
     folder, _ = together
-    close(folder / "passes", alone / "whole")
+    # The gradients by noise level are those of as many images as fit in a pass.
+    close(folder / "passes", alone / "whole", ignored=("grad_norm_by_sigma",))
 
 
 @pytest.mark.timeout(900)
@@ -170,8 +175,21 @@ def test_a_refusal_reaches_all(together):
 @pytest.mark.timeout(900)
 def test_the_command_under_torchrun(tmp_path):
     out = tmp_path / "run"
-    words = ["train", "digits", "--images", "320", "--batch", "32", "--precision", "fp32", "--quiet", "--json"]
+    words = [
+        "train",
+        "digits",
+        "--images",
+        "128",
+        "--batch",
+        "32",
+        "--set",
+        "s1=20",
+        "--precision",
+        "fp32",
+        "--quiet",
+        "--json",
+    ]
     done = torchrun("-m", "atonce", *words, "--out", str(out))
     assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout) == {"folder": str(out), "images_seen": 320, "finished": True}  # printed once
+    assert json.loads(done.stdout) == {"folder": str(out), "images_seen": 128, "finished": True}  # printed once
     assert ConsistencyModel.from_pretrained(out / "model").sample(1).shape == (1, 1, 8, 8)

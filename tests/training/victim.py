@@ -131,7 +131,9 @@ def work(job: dict[str, Any]) -> None:
     places = Places(job.pop("place", None), job.pop("occurrence", 1))
     _places(places)
     out, images, fields = job.pop("out"), job.pop("images"), job.pop("recipe", {})
-    recipe = presets.ict(images, 16, network=NETWORK, **{"s1": 20, "dropout": 0.1, "ema": (0.9, 0.99)} | fields)
+    recipe = presets.ict(
+        images, 16, network=NETWORK, **{"s1": 20, "dropout": 0.1, "ema": (0.9, 0.99), "ema_rampup": 0.0} | fields
+    )
     atonce.train(recipe, "digits", out, **job)
     if report := os.environ.get("VICTIM_PLACES"):
         Path(report).write_text(json.dumps(places.seen))
