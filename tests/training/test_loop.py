@@ -33,7 +33,6 @@ from atonce.training.stopping import stop_requests
 
 
 def denoiser(**changes) -> ConsistencyModel:
-    from atonce.model import ModelConfig
 
     network = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1,), blocks=1, attention=())
     return ConsistencyModel(
