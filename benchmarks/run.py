@@ -121,6 +121,8 @@ def demo() -> dict[str, Any]:
         start = time.perf_counter()
         run = atonce.train(atonce.recipes.digits(), "digits", Path(folder) / "run")
         seconds = time.perf_counter() - start
+        if not run.finished:
+            raise SystemExit("the demo was interrupted: nothing was recorded")
         recipe = json.loads((run.folder / "recipe.json").read_text())
         return {
             "training, s": seconds,
@@ -163,8 +165,8 @@ def fashion() -> dict[str, Any]:
         distances = [v for line in lines for k, v in line.items() if k.startswith("frechet")]
         return {
             "seconds": time.perf_counter() - start,
-            "images": 25_600,
-            "monitored distance, first and last": [distances[0], distances[-1]],
+            "images": 3_200,
+            "monitored distance at the end": distances[-1],
         }
 
 

@@ -22,7 +22,7 @@ Fields = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]  # --set a=1 b=
 def demo(
     out: Path = Path("runs/demo"), images: int | None = None, seed: int = 0, resume: bool = True, quiet: bool = False
 ) -> int:
-    """Train a one-step generator of handwritten digits on this machine, in about three minutes, and explain what was seen.
+    """Train a one-step generator of handwritten digits on this machine, in three to four minutes, and explain what was seen.
 
     Example: atonce demo
 
@@ -317,7 +317,7 @@ def doctor(json: bool = False) -> int:
 
 
 VERBS: dict[str, tuple[Callable[..., int], str]] = {
-    "demo": (demo, "train a digit generator here in about three minutes and explain what was seen"),
+    "demo": (demo, "train a digit generator here in three to four minutes and explain what was seen"),
     "train": (train, "train a model on your images, or continue a run"),
     "sample": (sample, "generate images"),
     "eval": (evaluate, "measure a model against data"),

@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 import atonce
-from atonce.core.distribution import leave_world
+from atonce import cli
 from atonce.core.errors import AtonceError
 from atonce.networks.unet import UNetConfig
 from atonce.training import presets
@@ -25,9 +26,12 @@ def main() -> None:
     torch.set_num_threads(1)
     # Shorter than the library's, so that a hang is a failure soon.
     dist.init_process_group("gloo", timeout=timedelta(seconds=240))
-    rank = dist.get_rank()
+    rank, answers = dist.get_rank(), []
     for job in json.loads(sys.argv[1]):
         out, stop_at, lines = job.pop("out"), job.pop("stop_at", None), []
+        if "words" in job:  # the last one: the command leaves the group
+            answers.append({"out": out, "status": cli.main([*job["words"], "--out", out])})
+            break
         seed = job.pop("seeds", [0, 0])[rank]
 
         def callback(line: dict[str, Any], lines: list = lines, stop_at: int | None = stop_at) -> None:
@@ -42,8 +46,8 @@ def main() -> None:
             answer["sample"] = float(run.model.sample(2).double().sum())
         except AtonceError as error:
             answer = {"error": str(error)}
-        print("ANSWER " + json.dumps({"rank": rank, "out": out, **answer}), flush=True)
-    leave_world()
+        answers.append({"out": out, **answer})
+    Path(sys.argv[2], f"{rank}.json").write_text(json.dumps(answers))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from atonce.training import presets
 from atonce.training.checkpoint import newest_checkpoint
 from atonce.training.rundir import RunFolder
 
-# A batch that two processes cannot share evenly.
+# A batch that two processes cannot share evenly, and one that they can.
+COMMAND = ["train", "digits", "--images", "64", "--batch", "16", "--set", "curriculum=fixed", "s1=20", "--quiet", "--json"]
 OPTIONS = {"precision": "fp32", "quiet": True, "log_every": 60, "evaluate_every": 120, "evaluate_images": 32}
 
 
@@ -101,12 +102,15 @@ def together(alone, tmp_path_factory):
         {"out": str(folder / "foreign")},
         {"out": str(folder / "seeds"), "seeds": [0, 1]},
     ]
-    done = torchrun(str(Path(__file__).with_name("pair.py")), json.dumps([job | OPTIONS for job in jobs]))
+    jobs = [*(job | OPTIONS for job in jobs), {"out": str(folder / "command"), "words": COMMAND}]
+    done = torchrun(str(Path(__file__).with_name("pair.py")), json.dumps(jobs), str(folder))
     assert done.returncode == 0, done.stderr[-4000:]
-    # Two processes share the pipe, so two answers may stand on one line.
-    answers = [json.JSONDecoder().raw_decode(text)[0] for text in done.stdout.split("ANSWER ")[1:]]
-    assert len(answers) == 2 * len(jobs)
-    return folder, {(Path(answer["out"]).name, answer["rank"]): answer for answer in answers}
+    answers = {}
+    for rank in (0, 1):
+        for answer in json.loads((folder / f"{rank}.json").read_text()):
+            answers[Path(answer["out"]).name, rank] = answer
+    answers["printed"] = done.stdout
+    return folder, answers
 
 
 @pytest.mark.timeout(900)
@@ -173,23 +177,16 @@ def test_a_refusal_reaches_all(together):
 
 
 @pytest.mark.timeout(900)
-def test_the_command_under_torchrun(tmp_path):
-    out = tmp_path / "run"
-    words = [
-        "train",
-        "digits",
-        "--images",
-        "128",
-        "--batch",
-        "32",
-        "--set",
-        "s1=20",
-        "--precision",
-        "fp32",
-        "--quiet",
-        "--json",
-    ]
-    done = torchrun("-m", "atonce", *words, "--out", str(out))
+def test_the_command_prints_once(together):
+    folder, answers = together
+    assert answers["command", 0]["status"] == answers["command", 1]["status"] == 0
+    assert json.loads(answers["printed"]) == {"folder": str(folder / "command"), "images_seen": 64, "finished": True}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_module_under_torchrun(tmp_path):
+    done = torchrun("-m", "atonce", *COMMAND, "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout) == {"folder": str(out), "images_seen": 128, "finished": True}  # printed once
-    assert ConsistencyModel.from_pretrained(out / "model").sample(1).shape == (1, 1, 8, 8)
+    assert json.loads(done.stdout) == {"folder": str(tmp_path / "run"), "images_seen": 64, "finished": True}
+    assert ConsistencyModel.from_pretrained(tmp_path / "run" / "model").sample(1).shape == (1, 1, 8, 8)

@@ -32,12 +32,9 @@ from atonce.training.sinks import Events
 from atonce.training.stopping import stop_requests
 
 
-def denoiser(**changes) -> ConsistencyModel:
-
-    network = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1,), blocks=1, attention=())
-    return ConsistencyModel(
-        ModelConfig(**{"network": network, "preconditioning": Preconditioning("edm", 0.5, 0.0), "kind": "denoiser"} | changes)
-    )
+def denoiser(channels: int = 1, kind: str = "denoiser") -> ConsistencyModel:
+    network = UNetConfig(8, channels, channels=8, channel_mult=(1,), blocks=1, attention=())
+    return ConsistencyModel(ModelConfig(network, Preconditioning("edm", 0.5, 0.0), kind))
 
 
 # ---- what a run leaves behind
@@ -293,10 +290,7 @@ def test_a_teacher_is_checked_before_the_folder_is_made(tools, reference, tmp_pa
         (None, "needs a teacher"),
         (reference.model, "the teacher is a consistency model"),
         (reference.folder, "the teacher is a consistency model"),
-        (
-            denoiser(network=UNetConfig(8, 3, channels=8, channel_mult=(1,), blocks=1, attention=())),
-            r"\(3, 8, 8\) images; needed",
-        ),
+        (denoiser(3), r"\(3, 8, 8\) images; needed"),
     ):
         with pytest.raises(InputError, match=said):
             tools.train(tmp_path / "run", recipe, teacher=teacher)

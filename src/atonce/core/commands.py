@@ -65,9 +65,9 @@ def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 
 def _refuse(program: str, said: str) -> int:
     """Print the boxed complaint of tyro as one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in said.splitlines()]
+    lines = [line.strip("│╭╮╰╯─|+ ") for line in said.splitlines()]  # boxes are of plain characters where the terminal is
     help_words = f"{program} --help"
-    body = [line for line in lines[1:] if line and line != help_words and "full helptext" not in line]
+    body = [line for line in lines[1:] if line.strip("-") and line != help_words and "full helptext" not in line]
     text = one_line(" ".join(body)) or "the arguments cannot be read"
     print(f"{program}: {text} (see {help_words})", file=sys.stderr)  # noqa: T201 - of the command line
     return 2

@@ -37,12 +37,12 @@ def named(name: str, size: int, image_channels: int, labels: int = 0, augment_la
         levels = 1
         while levels < 3 and size % (1 << levels) == 0 and size >> levels >= 4:
             levels += 1
-        channels, blocks = (32, 1) if name == "tiny" else (48, 2)
+        channels, blocks, mult = (32, 1, (1, 1, 2)) if name == "tiny" else (48, 2, (1, 2, 2))
         config = UNetConfig(
             size,
             image_channels,
             channels=channels,
-            channel_mult=(1, 2, 2)[:levels],
+            channel_mult=mult[:levels],
             blocks=blocks,
             attention=(size >> (levels - 1),),
         )

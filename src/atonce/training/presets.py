@@ -114,7 +114,7 @@ def diffusion(
     return Recipe("diffusion", images, batch, seed, network, sigma_data=sigma_data, init=init, **values)
 
 
-def digits(images: int = 144_000, batch: int = 64, seed: int = 0, **changes: Any) -> Recipe:
+def digits(images: int = 112_000, batch: int = 64, seed: int = 0, **changes: Any) -> Recipe:
     """iCT, sized for the bundled digits on a CPU: what ``atonce demo`` trains, and, with more images, the gallery model.
 
     What differs from the paper's settings was measured to help in minutes: small batches at a high rate that cools down, and a
