@@ -316,7 +316,7 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_command_makes_a_checkpoint_and_the_same_command_goes_on(capsys, tmp_path, number):
     # Long enough to be caught at it.
-    words = ["train", "digits", "--images", "1600", "--batch", "8", "--precision", "fp32", "--quiet", "--json"]
+    words = ["train", "digits", "--images", "480", "--batch", "4", "--precision", "fp32", "--quiet", "--json"]
     words += ["--set", "s1=20"]
     with start(*words, "--out", tmp_path / "run") as process:
         log = tmp_path / "run" / "log.jsonl"
@@ -329,13 +329,13 @@ def test_a_signal_to_the_command_makes_a_checkpoint_and_the_same_command_goes_on
     assert err == ""
     said = json.loads(out)
     assert said["finished"] is False
-    assert 0 < said["images_seen"] < 1600
+    assert 0 < said["images_seen"] < 480
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").images_seen == said["images_seen"]
     if number == signal.SIGINT:
         return
     status, out, _ = call(capsys, *words, "--out", tmp_path / "run")
     assert status == 0
-    assert json.loads(out) == {"folder": str(tmp_path / "run"), "images_seen": 1600, "finished": True}
+    assert json.loads(out) == {"folder": str(tmp_path / "run"), "images_seen": 480, "finished": True}
     assert call(capsys, *words, "--out", tmp_path / "whole")[0] == 0
     a, b = (newest_checkpoint(tmp_path / name / "checkpoints").tensors for name in ("run", "whole"))
     assert a.keys() == b.keys()
