@@ -80,6 +80,23 @@ def _recording(function, called):
     return instead
 
 
+def test_a_word_of_several_verbs_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--help", "-h"):
+        status, out, err = call(capsys, "data", flag)
+        assert status == 0
+        assert "data inspect" in out
+        assert "train a model" not in out
+        assert err == ""
+
+
+def test_help_describes_every_option_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "train", "--help")
+    for option in ("--data", "--set", "--skip-bad", "--checkpoint-seconds", "--json"):
+        assert option in out
+    assert "Further recipe fields as name=value" in out
+    assert "exit status" not in out  # that is for those who call the function
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     import atonce
 
@@ -172,6 +189,30 @@ def test_mixed_sizes_name_the_remedy(capsys: pytest.CaptureFixture[str], tmp_pat
     picture(tmp_path / "d" / "1.png", 12)
     line = refused(capsys, "data", "inspect", str(tmp_path / "d"))
     assert "size" in line
+
+
+def test_a_refusal_of_arguments_is_words_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """What tyro says in a box, on several lines."""
+    assert refused(capsys, "train", "ict", "--wings") == "atonce train: Unrecognized options: --wings (see atonce train --help)"
+    assert "│" not in refused(capsys, "train", "ict", "--images", "many")
+    assert "{ict,ct,ect,diffusion,digits}" in refused(capsys, "train")
+
+
+def test_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import warnings
+
+    def verb() -> int:
+        """Do nothing but warn.
+
+        Example: atonce gallery
+        """
+        warnings.warn("two\nlines", stacklevel=1)
+        warnings.warn("for programmers", FutureWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setitem(cli.VERBS, "gallery", (verb, ""))
+    status, out, err = call(capsys, "gallery")
+    assert (status, out, err) == (0, "", "atonce: warning: two lines\n")
 
 
 # ---- the whole way, as a user goes it

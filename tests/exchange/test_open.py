@@ -100,3 +100,65 @@ def test_the_gallery_is_in_the_package_and_opens() -> None:
     images = model.sample(4)
     assert images.abs().max() <= 1
     assert torch.equal(images, model.sample(4))
+
+
+def test_a_run_that_was_stopped_opens_as_its_best_so_far(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    stopped = tmp_path / "stopped"
+    shutil.copytree(run, stopped)
+    shutil.rmtree(stopped / "model")
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(atonce.load(stopped)(x, 3.0), atonce.load(run / "best")(x, 3.0))
+    shutil.rmtree(stopped / "best")
+    with pytest.raises(ModelFileError, match="stopped before its first evaluation; resume it"):
+        atonce.load(stopped)
+
+
+def test_a_damaged_model_of_a_run_is_named_and_not_replaced_by_another(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged)
+    weights = damaged / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ModelFileError, match=r"model/model\.safetensors is damaged"):
+        atonce.load(damaged)
+
+
+def test_the_gallery_wins_over_a_folder_that_is_no_model(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the data of the same name, in the folder where the command is given."""
+    import shutil
+
+    from atonce.exchange import open as opening
+
+    gallery = tmp_path / "gallery"
+    shutil.copytree(run / "model", gallery / "tiny")
+    monkeypatch.setattr(opening, "gallery_names", lambda: ["tiny"])
+    monkeypatch.setattr(opening, "gallery_folder", lambda: gallery)
+    (tmp_path / "work" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    assert atonce.load("tiny").card["name"] == "tiny"
+    shutil.copytree(run, "tiny", dirs_exist_ok=True)
+    (tmp_path / "work" / "tiny" / "model" / "config.json").unlink()
+    with pytest.raises(ModelFileError, match=r"no config\.json"):  # now it is a run, and the one that is meant
+        atonce.load("tiny")
+
+
+def test_what_could_be_a_hub_id_says_what_it_would_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModelFileError, match=r"there is no model 'runs/dmeo'.*as a hub id it needs more: .*huggingface_hub"):
+        atonce.load("runs/dmeo")
+    (tmp_path / "runs").mkdir()  # then it is meant as a path
+    with pytest.raises(ModelFileError, match="give a run folder, a model folder or a hub id"):
+        atonce.load("runs/dmeo")
+
+
+def test_names_that_no_file_system_takes() -> None:
+    for name in ("x" * 5000, "a\0b", "x" * 300 + "/y"):
+        with pytest.raises(ModelFileError, match="there is no model") as caught:
+            atonce.load(name)
+        assert len(str(caught.value)) < 1000

@@ -14,7 +14,7 @@ from atonce.training.presets import PRESETS
 
 SCRIPT = Path(__file__).with_name("golden.py")
 FOLDER = Path(__file__).with_name("golden")
-TOLERANCE = 1e-4  # relative; repeats on one machine agree in every digit
+TOLERANCE = 1e-5  # relative; one machine repeats every digit, other instruction sets (AVX2, AVX-512) change 1e-7
 
 
 @pytest.fixture(scope="module")
@@ -42,4 +42,4 @@ def test_the_tolerance_would_notice(preset):
     """Losses change from step to step by far more than the tolerance, so another seed or order could not pass."""
     golden = json.loads((FOLDER / f"{preset}.json").read_text())["loss"]
     changes = [abs(b / a - 1) for a, b in zip(golden, golden[1:], strict=False)]
-    assert sorted(changes)[len(changes) // 2] > 50 * TOLERANCE
+    assert sorted(changes)[len(changes) // 2] > 500 * TOLERANCE

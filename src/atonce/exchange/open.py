@@ -27,9 +27,9 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     """
     text, path = os.fspath(name_or_path), Path(name_or_path).expanduser()
     try:
-        is_folder, is_there = path.is_dir(), path.exists()
+        is_folder, is_there, in_folder = path.is_dir(), path.exists(), path.parent.is_dir()
     except OSError:  # a name that is too long, a folder that may not be entered
-        is_folder = is_there = False
+        is_folder, is_there, in_folder = False, False, True
     known = text in gallery_names()
     if is_folder and (not known or RunFolder(path).recipe_file.exists() or is_model_folder(path)):
         return ConsistencyModel.from_pretrained(_in_run(path))
@@ -40,7 +40,7 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     problem = (
         f"there is no model {text[:200]!r}: it is neither a folder nor in the gallery ({', '.join(gallery_names()) or 'empty'})"
     )
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.parent.is_dir():
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not in_folder:
         try:
             return ConsistencyModel.from_pretrained(text)
         except MissingExtraError as error:
