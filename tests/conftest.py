@@ -7,6 +7,7 @@ numbers makes its own ``torch.Generator().manual_seed(...)``, so that each test 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before torch is imported: one thread each, since xdist's workers share the machine, and since sums must repeat.
@@ -14,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Nothing is kept in the home folder of whoever runs the tests, and nothing that is there changes a result.
+os.environ.setdefault("ATONCE_CACHE", tempfile.mkdtemp(prefix="atonce-tests-"))
 
 import pytest
 import torch

@@ -195,7 +195,7 @@ def test_a_refusal_of_arguments_is_words_only(capsys: pytest.CaptureFixture[str]
     """What tyro says in a box, on several lines."""
     assert refused(capsys, "train", "ict", "--wings") == "atonce train: Unrecognized options: --wings (see atonce train --help)"
     assert "│" not in refused(capsys, "train", "ict", "--images", "many")
-    assert "{ict,ct,ect,diffusion,digits}" in refused(capsys, "train")
+    assert "{ict,ct,ect,cd,progressive,diffusion,digits}" in refused(capsys, "train")
 
 
 def test_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

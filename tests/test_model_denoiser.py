@@ -14,6 +14,7 @@ from atonce.model import ConsistencyModel, ModelConfig
 from atonce.networks.unet import UNetConfig
 from atonce.noise.worlds import Gaussian
 from atonce.preconditioning import Preconditioning
+from atonce.sampling.ode import Churn
 
 NETWORK = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,))
 SHAPE = (1, 8, 8)
@@ -66,3 +67,11 @@ def test_denoiser_options() -> None:
         model.sample(1, sampler="restart")
     with pytest.raises(InputError, match="this is a denoiser model, only flow maps can"):
         model(unit(1), 1.0, to=0.5)
+
+
+def test_churn() -> None:
+    model, churn = denoiser(), Churn(4.0, 0.05, 80.0, 1.05)
+    x = model.sample(6, 18, seed=3, churn=churn)
+    assert torch.equal(x[2:5], model.sample(3, 18, seed=3, first=2, churn=churn))
+    assert torch.equal(model.sample(6, 18, seed=3, churn=Churn()), model.sample(6, 18, seed=3))
+    assert not torch.equal(x, model.sample(6, 18, seed=3))

@@ -5,8 +5,8 @@ The front door. Everything is loaded when first used, so importing the package c
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from atonce.core.version import VERSION as __version__
@@ -80,7 +80,7 @@ def train(
     """Train a model; the same call continues an interrupted run where its last checkpoint stands.
 
     Args:
-        recipe: What is learnt, from :mod:`atonce.recipes`. Its ``init`` is a model or what :func:`load` takes.
+        recipe: What is learnt, from :mod:`atonce.recipes`. Its ``init`` and ``teacher`` are models or what :func:`load` takes.
         data: A name, a folder, zip or file of images, or an ``ImageData``.
         out: The run folder.
         resume: Whether a run that is there may be continued.
@@ -89,7 +89,7 @@ def train(
         callback: Called with each log line.
         size: Height and width to which images are cropped and resized.
         channels: 1 for grey, 3 for RGB.
-        teacher: Denoiser for distillation: a model or what :func:`load` takes.
+        teacher: Denoiser for distillation, instead of the recipe's: a model or what :func:`load` takes.
         options: Further fields of :class:`atonce.training.options.Options` (compile, microbatch, log_every, ...).
 
     Returns:
@@ -111,25 +111,26 @@ def train(
         raise InputError(f"train has no option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     settings = Options(device=device, precision=precision, **options)  # type: ignore[arg-type]
     images = open_data(data, size=size, channels=channels)
-    recipe, init = _start(recipe)
-    if isinstance(teacher, (str, os.PathLike)):
-        teacher = load(teacher)
-    return fit(recipe, images, out, resume=resume, options=settings, init=init, teacher=teacher, callback=callback)
+    if teacher is not None:
+        recipe = dataclasses.replace(recipe, teacher=teacher)  # type: ignore[arg-type]  # a model or a name, until it is named
+    recipe, init, distilled = _opened(recipe)
+    return fit(recipe, images, out, resume=resume, options=settings, init=init, teacher=distilled, callback=callback)
 
 
-def _start(recipe: Recipe) -> tuple[Recipe, ConsistencyModel | None]:
-    """The model whose weights start a run, and the recipe with a name for it that can be saved and compared."""
-    import dataclasses
-
+def _opened(recipe: Recipe) -> tuple[Recipe, ConsistencyModel | None, ConsistencyModel | None]:
+    """The models that a recipe starts from and distils, and the recipe with names for them that can be saved and compared."""
     from atonce.model import ConsistencyModel
     from atonce.training.start import model_identity
 
-    init: Any = recipe.init
-    if init is None:
-        return recipe, None
-    if isinstance(init, ConsistencyModel):
-        return dataclasses.replace(recipe, init=model_identity(init)), init
-    return dataclasses.replace(recipe, init=str(init)), load(init)
+    names: dict[str, str | None] = {}
+    opened: dict[str, ConsistencyModel | None] = {}
+    for field in ("init", "teacher"):
+        given: Any = getattr(recipe, field)
+        if given is None or isinstance(given, ConsistencyModel):
+            names[field], opened[field] = given if given is None else model_identity(given), given
+        else:
+            names[field], opened[field] = str(given), opened["init"] if names.get("init") == str(given) else load(given)
+    return dataclasses.replace(recipe, **names), opened["init"], opened["teacher"]  # type: ignore[arg-type]
 
 
 def evaluate(

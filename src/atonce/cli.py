@@ -15,7 +15,7 @@ import atonce
 from atonce.core.commands import one_line, one_line_warnings, parse
 from atonce.core.errors import AtonceError, InputError, ModelFileError
 
-Preset = Literal["ict", "ct", "ect", "diffusion", "digits"]
+Preset = Literal["ict", "ct", "ect", "cd", "progressive", "diffusion", "digits"]
 Fields = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]  # --set a=1 b=2 --set c=3
 
 
@@ -52,6 +52,7 @@ def train(
     seed: int = 0,
     network: str | None = None,
     init: str | None = None,
+    teacher: str | None = None,
     set: Fields = (),
     size: int | None = None,
     channels: Literal[1, 3] | None = None,
@@ -76,8 +77,10 @@ def train(
         images: Budget in images seen; default 2,000,000 (digits: 320,000; the iCT paper on CIFAR-10: 409,600,000).
         batch: Images per optimiser step; default 256 (digits: 128).
         seed: Seed of weights, order and noise.
-        network: auto, tiny, small, ddpmpp, ncsnpp or ncsnpp-deep; default auto (digits: tiny).
-        init: Model whose weights start the run.
+        network: auto, tiny, small, ddpmpp, ncsnpp, ncsnpp-deep, adm or adm-deep; default auto (digits: tiny), which
+            takes over the network of a model that the run starts from.
+        init: Model whose weights start the run; cd and progressive start from the teacher where it is not given.
+        teacher: Diffusion model to distil, for cd and progressive: gallery name, run folder, model folder or hub id.
         set: Further recipe fields as name=value, for example --set lr=3e-4 dropout=0.2 conditional=true.
         size: Crop and resize images to this height and width.
         channels: 1 for grey, 3 for RGB.
@@ -98,7 +101,7 @@ def train(
     from atonce.data.sources import open_data
     from atonce.training.words import recipe_from_words
 
-    given = {"images": images, "batch": batch, "seed": seed, "network": network, "init": init}
+    given = {"images": images, "batch": batch, "seed": seed, "network": network, "init": init, "teacher": teacher}
     recipe = recipe_from_words(
         preset, {k: v for k, v in given.items() if v is not None}, [pair for part in set for pair in part]
     )
@@ -131,6 +134,7 @@ def sample(
     labels: tuple[int, ...] = (),
     sigmas: tuple[float, ...] = (),
     sampler: Literal["auto", "restart", "heun", "euler"] = "auto",
+    guidance: float | None = None,
     ema: str | None = None,
     batch: int | None = None,
     device: str = "auto",
@@ -150,6 +154,7 @@ def sample(
         labels: Class of the images: one for all, or one for each.
         sigmas: Starting noise levels, instead of the default ones.
         sampler: restart for consistency models, heun or euler for denoisers.
+        guidance: Scale of classifier-free guidance, for class-conditional models that know it; 1 is none.
         ema: Name of another set of weights in the model.
         batch: Images computed at once.
         device: auto, cpu, cuda or cuda:N.
@@ -187,6 +192,7 @@ def sample(
             labels=list(labels) or None,
             sigmas=list(sigmas) or None,
             sampler=sampler,
+            guidance=guidance,
             ema=ema,
             batch=batch,
             callback=step,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,50 +14,14 @@ from torch import Tensor, nn
 from atonce.core.errors import InputError
 from atonce.core.records import Record
 from atonce.core.streams import Stream, normal, uniform
-from atonce.networks.unet import UNet, UNetConfig
-from atonce.preconditioning import Preconditioning
-from atonce.sampling.ode import integrate
+from atonce.model_config import Guidance as Guidance
+from atonce.model_config import Kind, Sampler, checked_labels, guidance_scale
+from atonce.model_config import ModelConfig as ModelConfig
+from atonce.networks.build import build
+from atonce.sampling.guidance import guided
+from atonce.sampling.ode import Churn, integrate
 from atonce.sampling.restart import restart
 from atonce.sampling.times import check_steps, check_times, denoiser_times, restart_times
-
-Kind = Literal["consistency", "flow_map", "denoiser"]
-Sampler = Literal["auto", "restart", "heun", "euler"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What is needed to rebuild a model, beside its weights."""
-
-    network: UNetConfig
-    preconditioning: Preconditioning
-    kind: Kind = "consistency"
-    sigma_min: float = 0.002  # smallest noise level of training
-    sigma_max: float = 80.0  # noise level at which samples start
-    clip: tuple[float, float] | None = (-1.0, 1.0)  # range of the data; None for latents and signals
-    labels: tuple[str, ...] | None = None  # names of the classes
-    time_points: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # per number of steps; searched or chosen
-
-    def __post_init__(self) -> None:
-        """Check what the parts cannot see alone.
-
-        Raises:
-            InputError: A field is out of its range or does not fit another.
-        """
-        if self.kind not in ("consistency", "flow_map", "denoiser"):
-            raise InputError(f"model kind {self.kind!r} is not known; known: consistency, flow_map, denoiser")
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise InputError(
-                f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}: 0 < sigma_min < sigma_max must hold"
-            )
-        if self.labels is not None and len(self.labels) != self.network.labels:
-            raise InputError(f"{len(self.labels)} label names are given, but the network has {self.network.labels} classes")
-        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
-            raise InputError(f"clip is {self.clip}, must be a pair (low, high) or None")
-        for steps, points in self.time_points.items() if self.kind != "denoiser" else ():
-            if check_times(points, self.preconditioning.sigma_end, self.sigma_max) != list(points) or len(points) != steps:
-                raise InputError(
-                    f"time_points for {steps} steps is {points}: give the {steps} starting points of the intervals"
-                )
 
 
 class ConsistencyModel(nn.Module):
@@ -82,7 +45,7 @@ class ConsistencyModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.network = network if network is not None else UNet(config.network)
+        self.network = network if network is not None else build(config.network)
         self.card: dict[str, Any] = dict(card or {})
         self.records: list[Record] = list(records)
         self._ema = {name: dict(state) for name, state in (ema or {}).items()}
@@ -153,8 +116,9 @@ class ConsistencyModel(nn.Module):
 
     @property
     def ema_names(self) -> list[str]:
-        """Names of the further sets of weights that :meth:`sample` can use."""
-        return list(self._ema)
+        """Names of the sets of weights that :meth:`sample` can use; the first is the default, where its name is known."""
+        default = self.card.get("ema")
+        return [*([default] if isinstance(default, str) else []), *self._ema]
 
     def extra_repr(self) -> str:
         """Facts shown by ``repr``."""
@@ -178,7 +142,7 @@ class ConsistencyModel(nn.Module):
         label: Tensor | int | None = None,
         *,
         to: float | None = None,
-        guidance: float | None = None,
+        guidance: float | Tensor | None = None,
     ) -> Tensor:
         """x0 = f(x, sigma): the origin of the trajectory through x (or what :attr:`kind` says).
 
@@ -187,7 +151,7 @@ class ConsistencyModel(nn.Module):
             sigma: Noise level of x: a number or a tensor [B].
             label: Class of each image, int64 [B] or one int; negative means "no class".
             to: Noise level to map to; only flow maps can.
-            guidance: Guidance scale; only models trained for it can.
+            guidance: Scale w of D_u + w (D_c - D_u), one number or [B], for models that can (see :class:`Guidance`).
 
         Returns:
             Images [B, C, H, W] in the dtype of ``x``.
@@ -195,46 +159,51 @@ class ConsistencyModel(nn.Module):
         Raises:
             InputError: Shapes, labels or options that this model cannot honour.
         """
-        self._check_options(to, guidance)
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
-            raise InputError(f"x has shape {tuple(x.shape)}, this model takes [B, {', '.join(map(str, self.shape))}]")
-        return self._f(self.network, x, sigma, self._labels(label, x.shape[0]))
-
-    def _check_options(self, to: float | None, guidance: float | None) -> None:
         if to is not None and self.kind != "flow_map":
             raise InputError(
                 f"to={to:g} asks for a point inside the trajectory: this is a {self.kind} model, only flow maps can"
             )
-        if guidance is not None:
-            raise InputError(f"guidance={guidance:g}: this model was not trained with guidance; leave it out")
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            raise InputError(f"x has shape {tuple(x.shape)}, this model takes [B, {', '.join(map(str, self.shape))}]")
+        labels = self._labels(label, x.shape[0])
+        return self._f(self.network, x, sigma, labels, guidance_scale(self.config.guidance, guidance, labels))
 
-    def _f(self, network: nn.Module, x: Tensor, sigma: float | Tensor, label: Tensor | None) -> Tensor:
+    def _f(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        sigma: float | Tensor,
+        label: Tensor | None,
+        scale: float | Tensor | None = None,
+        largest: float | None = None,
+    ) -> Tensor:
         work = x.to(torch.promote_types(x.dtype, torch.float32))
         s = torch.as_tensor(sigma, dtype=work.dtype, device=work.device).reshape(-1)
         if s.numel() not in (1, x.shape[0]):
             raise InputError(f"sigma has {s.numel()} values for {x.shape[0]} images: give one number or one for each image")
-        if not isinstance(sigma, Tensor) and not self.sigma_end <= sigma <= self.sigma_max * (1 + 1e-6):
+        if not isinstance(sigma, Tensor) and not self.sigma_end <= sigma <= (largest or self.sigma_max) * (1 + 1e-6):
             raise InputError(f"sigma is {sigma:g}, this model knows {self.sigma_end:g} to {self.sigma_max:g}")
-        if label is not None and s.numel() == 1:
+        if (label is not None or scale is not None) and s.numel() == 1:
             s = s.expand(x.shape[0])
         dtype = next(network.parameters()).dtype
-        return self.config.preconditioning(network, work, s, dtype=dtype, label=label).to(x.dtype)
+
+        def call(x: Tensor, sigma: Tensor, label: Tensor | None, **told: Tensor) -> Tensor:
+            return self.config.preconditioning(network, x, sigma, dtype=dtype, label=label, **told)
+
+        if scale is None:
+            out = call(work, s, label)
+        elif self.config.network.guidance:
+            out = call(
+                work, s, label, guidance=torch.as_tensor(scale, dtype=torch.float32, device=work.device).expand(x.shape[0])
+            )
+        else:
+            assert label is not None  # checked with the scale
+            out = guided(call, work, s, label, scale)
+        return out.to(x.dtype)
 
     def _labels(self, label: Tensor | Sequence[int] | int | None, n: int) -> Tensor | None:
-        """Labels as int64 [n] on the device, checked; ``None`` stays ``None``."""
-        classes = self.config.network.labels
-        if label is None:
-            return None
-        if not classes:
-            raise InputError("labels are given, but this model is unconditional: leave them out")
-        values = torch.as_tensor(label, dtype=torch.int64).reshape(-1)
-        if values.numel() == 1:
-            values = values.expand(n)
-        if values.numel() != n:
-            raise InputError(f"{values.numel()} labels are given for {n} images: give one, or one for each image")
-        if n and values.max() >= classes:
-            raise InputError(f"label {int(values.max())} is out of range: this model has {classes} classes, 0 to {classes - 1}")
-        return values.to(self.device)
+        values = checked_labels(label, n, self.config.network.labels)
+        return None if values is None else values.to(self.device)
 
     # ---- sampling
 
@@ -254,6 +223,7 @@ class ConsistencyModel(nn.Module):
         sampler: Sampler = "auto",
         ema: str | None = None,
         batch: int | None = None,
+        churn: Churn | None = None,
         callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> Tensor:
         """Generate images.
@@ -270,12 +240,13 @@ class ConsistencyModel(nn.Module):
             seeds: One seed for each image, instead of ``seed`` and ``first``.
             noise: Unit normal noise [n, C, H, W] for the first step.
             labels: Classes (one, or one for each image); a conditional model draws them uniformly when not given.
-            guidance: Guidance scale, for models that can.
+            guidance: Scale w of D_u + w (D_c - D_u), for models that can (see :class:`Guidance`).
             sigmas: Starting noise levels of the intervals, descending, instead of the default; a closing ``sigma_end`` or 0 may
                 stand at the end. They replace ``steps``.
             sampler: ``"auto"``; ``"restart"`` for consistency models; ``"heun"`` or ``"euler"`` for denoisers.
-            ema: Name of a further set of weights (see :attr:`ema_names`).
+            ema: Name of a set of weights (see :attr:`ema_names`).
             batch: Images computed at once; default 256 on a GPU, 64 elsewhere.
+            churn: Fresh noise that the solver of a denoiser adds on the way (Karras et al. 2022, Algorithm 2).
             callback: Called after each step with ``step``, ``sigma``, ``x0``, ``calls`` (of this batch), ``first``, ``done``.
 
         Returns:
@@ -284,7 +255,8 @@ class ConsistencyModel(nn.Module):
         Raises:
             InputError: A value out of range, or an option this model does not have.
         """
-        self._check_options(None, guidance)
+        if churn is not None and self.kind != "denoiser":
+            raise InputError(f"churn is for the solvers of denoisers, this is a {self.kind} model: leave it out")
         times = self._times(steps, sigmas, sampler)
         if not isinstance(n, int) or n < 0:
             raise InputError(f"n is {n!r}, must be a whole number of at least 0")
@@ -301,6 +273,8 @@ class ConsistencyModel(nn.Module):
         if label is None and self.config.network.labels:
             u = uniform(keys, index, 1, Stream.LABEL)[:, 0]
             label = (u * self.config.network.labels).long().to(self.device)
+        scale = guidance_scale(self.config.guidance, guidance, label)
+        twice = 2 if scale is not None and not self.config.network.guidance else 1
         network = self._network(ema)
         size = batch or (256 if self.device.type == "cuda" else 64)
         intervals = len(times) - (self.kind == "denoiser")  # a denoiser's times hold the end of the last one too
@@ -319,13 +293,15 @@ class ConsistencyModel(nn.Module):
                     callback(
                         {
                             **info,
+                            "calls": twice * int(info["calls"]),  # type: ignore[call-overload]
                             "first": first + part.start,
                             "done": part.stop if info["step"] == intervals - 1 else part.start,
                         }
                     )
 
             rows = None if label is None else label[part]
-            out[part] = self._sample_batch(network, draw, times, sampler, rows, report)
+            w = scale[part] if isinstance(scale, Tensor) else scale
+            out[part] = self._sample_batch(network, draw, times, sampler, rows, w, churn, report)
         return out
 
     def _sample_batch(
@@ -335,16 +311,27 @@ class ConsistencyModel(nn.Module):
         times: Sequence[float],
         sampler: Sampler,
         label: Tensor | None,
+        scale: float | Tensor | None,
+        churn: Churn | None,
         report: Callable[[dict[str, object]], None],
     ) -> Tensor:
+        largest = self.sigma_max * (2**0.5 if churn is not None else 1)  # churn raises the first level above the grid
+
         def f(x: Tensor, sigma: float) -> Tensor:
-            return self._f(network, x, sigma, label)
+            return self._f(network, x, sigma, label, scale, largest)
 
         if self.kind != "denoiser":
             return restart(f, draw, times, self.sigma_end, self.clip, report)
+        order = 1 if "euler" in (sampler, self.config.sampler if sampler == "auto" else "") else 2
         # The state of the solver is kept in float64 (EDM, section 3); the network runs in its own precision.
         x, _ = integrate(
-            lambda x, s: f(x.float(), s).double(), draw(0).double() * times[0], times, 1 if sampler == "euler" else 2, report
+            lambda x, s: f(x.float(), s).double(),
+            draw(0).double() * times[0],
+            times,
+            order,
+            report,
+            churn=churn,
+            noise=lambda step: draw(step + 1).double(),
         )
         return (x if self.clip is None else x.clamp(*self.clip)).float()
 
@@ -356,10 +343,10 @@ class ConsistencyModel(nn.Module):
         if sigmas is not None:
             times = check_times(sigmas, self.sigma_end, self.sigma_max)
             return [*times, 0.0] if self.kind == "denoiser" else times
+        if steps in self.config.time_points:
+            return [*self.config.time_points[steps], *([0.0] if self.kind == "denoiser" else [])]
         if self.kind == "denoiser":
             return denoiser_times(steps, self.sigma_min, self.sigma_max)
-        if steps in self.config.time_points:
-            return list(self.config.time_points[steps])
         return restart_times(steps, self.sigma_max, self.sigma_data)
 
     def _noise_keys(self, n: int, seed: int, first: int, seeds: Sequence[int] | Tensor | None) -> tuple[Tensor, int | Tensor]:
@@ -372,10 +359,10 @@ class ConsistencyModel(nn.Module):
         return torch.zeros(n, dtype=torch.int64), keys
 
     def _network(self, ema: str | None) -> nn.Module:
-        if ema is None:
+        if ema is None or ema == self.card.get("ema"):
             return self.network
         if ema not in self._ema:
-            known = ", ".join(self._ema) or "none"
+            known = ", ".join(self.ema_names) or "none"
             raise InputError(f"ema {ema!r} is not in this model; present: {known}")
         with self._lock:
             if ema not in self._ema_networks:

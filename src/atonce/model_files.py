@@ -18,7 +18,8 @@ from torch import Tensor
 from atonce.core.errors import InputError, MissingExtraError, ModelFileError
 from atonce.core.files import sha256_file, storage_errors, sync_folder, write_atomic, write_json, write_text
 from atonce.core.records import Record
-from atonce.networks.unet import UNetConfig
+from atonce.networks.build import config_from_dict as network_from_dict
+from atonce.networks.build import config_to_dict as network_to_dict
 from atonce.preconditioning import Preconditioning
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def push_model(model: ConsistencyModel, repo_id: str, *, private: bool, token: s
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """JSON values of a model's configuration."""
     values = dataclasses.asdict(config)
-    values["network"] = {"architecture": "unet", **values["network"]}
+    values["network"] = network_to_dict(config.network)
     values["time_points"] = {str(k): list(v) for k, v in config.time_points.items()}
     return {"library_name": LIBRARY, "format": FORMAT, **values}
 
@@ -160,16 +161,15 @@ def config_from_dict(values: Mapping[str, Any], where: Path) -> ModelConfig:
     Raises:
         ModelFileError: Something is missing or out of range.
     """
-    from atonce.model import ModelConfig
+    from atonce.model import Guidance, ModelConfig
 
     try:
-        network: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["network"].items()}
-        if (kind := network.pop("architecture")) != "unet":
-            raise ModelFileError(f"{where}: network architecture {kind!r} is not known to this version of atonce")
         known = {f.name for f in dataclasses.fields(ModelConfig)} & set(values)
-        fields = {k: values[k] for k in known - {"network", "preconditioning", "time_points", "clip", "labels"}}
+        fields = {k: values[k] for k in known - {"network", "preconditioning", "time_points", "clip", "labels", "guidance"}}
+        guided = values.get("guidance")
         return ModelConfig(
-            network=UNetConfig(**network),
+            network=network_from_dict(values["network"]),
+            guidance=None if guided is None else Guidance(guided["form"], tuple(map(float, guided["scales"]))),
             preconditioning=Preconditioning(**values["preconditioning"]),
             time_points={int(k): tuple(v) for k, v in values.get("time_points", {}).items()},
             clip=None if values.get("clip") is None else (float(values["clip"][0]), float(values["clip"][1])),

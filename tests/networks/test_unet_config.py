@@ -50,6 +50,8 @@ def configs(draw: st.DrawFn) -> UNetConfig:
         augment_labels=draw(st.sampled_from([0, 2])),
         noise_mult=draw(st.integers(1, 2)),
         embedding_mult=draw(st.integers(1, 4)),
+        guidance=draw(st.booleans()),
+        dropout_resolution=draw(st.sampled_from([0, size])),
     )
 
 
@@ -61,7 +63,7 @@ def test_any_admissible_configuration_runs(config: UNetConfig) -> None:
     x = torch.randn(2, config.image_channels, config.size, config.size, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([-1, 2]) if config.labels else None
     augment = torch.ones(2, config.augment_labels) if config.augment_labels else None
-    out = network(x, torch.tensor([-1.5, 1.0]), label, augment, masks)
+    out = network(x, torch.tensor([-1.5, 1.0]), label, augment, masks=masks)
     assert out.shape == x.shape
     assert bool(torch.isfinite(out).all())
     assert set(network.state_dict()) == set(UNet(config, seed=1).state_dict())
@@ -100,6 +102,9 @@ def test_any_admissible_configuration_runs(config: UNetConfig) -> None:
         ({"encoder": "skip"}, "encoder"),
         ({"fourier_scale": 0.0}, "fourier_scale"),
         ({"fourier_scale": math.nan}, "fourier_scale"),
+        ({"guidance": 1}, "guidance is 1, must be true or false"),
+        ({"dropout_resolution": -1}, "dropout_resolution"),
+        ({"dropout_resolution": 1}, "dropout_resolution is 1, below the lowest resolution 2"),
         ({"size": 10}, "10x10 do not fit 3 levels"),
         ({"size": 4}, "4x4 do not fit 3 levels: the size must be a multiple of 4 and at least 8"),
     ],

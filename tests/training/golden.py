@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 STEPS, BATCH = 30, 16
 FOLDER = Path(__file__).with_name("golden")
@@ -26,24 +27,48 @@ ENVIRONMENT = {
 }
 
 
+def tiny_network(labels: int = 0) -> Any:
+    """The network of all curves."""
+    from atonce.networks.unet import UNetConfig
+
+    return UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,), labels=labels)
+
+
+def teacher() -> Any:
+    """A denoiser whose last layer is not as good as zero, so that its ODE is more than the preconditioning's."""
+    import torch
+
+    from atonce.model import ConsistencyModel, ModelConfig
+    from atonce.networks.build import build
+    from atonce.preconditioning import Preconditioning
+
+    network = build(tiny_network(), seed=5)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if name.startswith("dec.8x8_aux_conv"):
+                value.mul_(1e5)
+    config = ModelConfig(tiny_network(), Preconditioning("edm", 0.75, 0.0), kind="denoiser")
+    return ConsistencyModel(config, network)
+
+
 def curve(preset: str) -> list[float]:
     """The loss of each step."""
     import torch
 
     import atonce
-    from atonce.networks.unet import UNetConfig
     from atonce.training.presets import PRESETS
 
     torch.set_num_threads(1)
-    labels = 10 if preset == "diffusion" else 0
-    network = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,), labels=labels)
     changes = {
         "ict": {"s1": 20},
         "ct": {"s1": 10},
         "ect": {"ect_stages": 3},
         "diffusion": {"conditional": True, "label_dropout": 0.1, "flip": True},
         "digits": {"s1": 20},
+        "cd": {"s1": 17, "teacher": teacher()},
+        "progressive": {"teacher": teacher(), "teacher_steps": 8, "lr": 1e-3},
     }[preset]
+    network = tiny_network(10 if preset == "diffusion" else 0)
     recipe = PRESETS[preset](images=STEPS * BATCH, batch=BATCH, seed=3, network=network, **changes)
     losses: list[float] = []
 

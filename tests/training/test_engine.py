@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,10 +149,10 @@ def test_ect_starts_where_the_target_is_the_data() -> None:
 def _outputs(made: Engine, index: Tensor, stage: Stage) -> list[Tensor]:
     """What student and target give in one evaluation."""
     seen: list[Tensor] = []
-    distance = made._distance
-    made._distance = lambda dimension: lambda a, b: (seen.extend((a, b)), distance(dimension)(a, b))[1]  # type: ignore[method-assign]
+    distance = made.distance
+    made.distance = lambda a, b: (seen.extend((a, b)), distance(a, b))[1]
     made.terms(index, stage, torch.float32)
-    made._distance = distance  # type: ignore[method-assign]
+    made.distance = distance
     return seen
 
 
@@ -200,7 +201,8 @@ def test_without_dropout_there_are_no_masks() -> None:
 def test_distillation_goes_where_the_teacher_leads() -> None:
     world = Gaussian(0.0, 0.5)
     teacher = lambda x, sigma: world.denoiser(x, sigma).float()
-    made = engine(cd(), teacher=teacher)
+    config = SimpleNamespace(preconditioning=lambda network, x, sigma, dtype, label: teacher(x, sigma))
+    made = engine(cd(), teacher=SimpleNamespace(config=config, network=None))
     calls, others = _calls(made.network), _calls(made.target)  # type: ignore[arg-type]
     index, stage = torch.arange(16), Stage(points=18, mu=0.9)
     made.terms(index, stage, torch.float32)

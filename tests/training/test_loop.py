@@ -79,7 +79,8 @@ def test_the_run_is_finished_and_its_model_samples(reference):
 def test_the_model_is_the_first_average_and_holds_the_others(tools, reference):
     model = reference.model
     tensors = newest_checkpoint(reference.folder / "checkpoints").tensors
-    assert model.ema_names == ["0.99"]
+    assert model.ema_names == ["0.9", "0.99"]
+    assert torch.equal(model.sample(2), model.sample(2, ema="0.9"))
     weights = model.network.state_dict()
     first = {name.removeprefix("ema/0.9/"): value for name, value in tensors.items() if name.startswith("ema/0.9/")}
     assert first
@@ -88,7 +89,7 @@ def test_the_model_is_the_first_average_and_holds_the_others(tools, reference):
     assert any(not torch.equal(live[name], value) for name, value in first.items())
     assert not torch.equal(model.sample(2), model.sample(2, ema="0.99"))
     assert torch.equal(atonce.load(reference.folder).sample(2, ema="0.99"), model.sample(2, ema="0.99"))
-    with pytest.raises(InputError, match=r"ema '0\.5' is not in this model; present: 0\.99"):
+    with pytest.raises(InputError, match=r"ema '0\.5' is not in this model; present: 0\.9, 0\.99"):
         model.sample(2, ema="0.5")
 
 
@@ -290,7 +291,7 @@ def test_a_teacher_is_checked_before_the_folder_is_made(tools, reference, tmp_pa
         (None, "needs a teacher"),
         (reference.model, "the teacher is a consistency model"),
         (reference.folder, "the teacher is a consistency model"),
-        (denoiser(3), r"\(3, 8, 8\) images; needed"),
+        (denoiser(3), "for 3x8x8 images; needed is a denoiser for 1x8x8"),
     ):
         with pytest.raises(InputError, match=said):
             tools.train(tmp_path / "run", recipe, teacher=teacher)

@@ -14,9 +14,10 @@ from scipy import stats
 from atonce.noise.curricula import ect_r, ict_stages, mu_ct, n_ct, n_ict
 from atonce.noise.draws import lognormal_interval_pmf
 from atonce.noise.karras import karras_grid
+from atonce.training.ema import decay_at
 from atonce.training.presets import ct, diffusion, ect, ict
 from atonce.training.recipe import Recipe
-from atonce.training.schedule import Stage, draw_pairs, ema_decay, learning_rate, stage_at
+from atonce.training.schedule import Stage, draw_pairs, learning_rate, stage_at
 
 ICT = ict(images=400_000, batch=100)
 
@@ -145,15 +146,14 @@ class TestLearningRate:
 
 
 class TestAverages:
-    def test_without_a_cap_the_decay_is_the_given_one(self) -> None:
-        assert ema_decay(dataclasses.replace(ICT, ema_rampup=0.0), 0.999, 100) == 0.999
-
-    def test_the_half_life_is_capped_at_a_share_of_the_images(self) -> None:
+    def test_the_preset_of_the_teacher_has_edms_average(self) -> None:
         """EDM: half-life = min(0.5 M, 5 % of the images seen)."""
         recipe = diffusion()
-        decay = recipe.ema[0]
+        (rate,) = recipe.averages.values()
+
+        def decay(seen: int) -> float:
+            return decay_at(rate, batch=recipe.batch, images_seen=seen, rampup=recipe.ema_rampup)
+
         for seen in (512, 100_352, 5_000_192):
-            half_life = recipe.batch * math.log(0.5) / math.log(ema_decay(recipe, decay, seen))
-            assert half_life == pytest.approx(0.05 * seen, rel=1e-9)
-        assert ema_decay(recipe, decay, 10_000_384) == decay
-        assert ema_decay(recipe, decay, 200_000_000) == decay
+            assert recipe.batch * math.log(0.5) / math.log(decay(seen)) == pytest.approx(0.05 * seen, rel=1e-9)
+        assert decay(10_000_384) == decay(200_000_000) == pytest.approx(0.5 ** (512 / 500_000), rel=1e-12)

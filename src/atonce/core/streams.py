@@ -37,6 +37,7 @@ class Stream(enum.IntEnum):
     EVALUATE = 7  # subsets and resampling in evaluation
     LABEL = 8  # labels drawn for sampling, label dropout
     WORLD = 9  # samples of the closed-form worlds
+    GUIDANCE = 10  # guidance scales in training
 
 
 def philox(
@@ -122,7 +123,7 @@ def permutation(seed: int, epoch: int, n: int) -> Tensor:
     return torch.argsort((high << 31) ^ low, stable=True)
 
 
-def dropout_masks(seed: int, index: Tensor, sizes: list[int], p: float) -> list[Tensor]:
+def dropout_masks(seed: int, index: Tensor, sizes: list[int], p: float, step: int = 0) -> list[Tensor]:
     """Scaled dropout masks, one for each layer, shared by every pass that is given them.
 
     The masks depend on the seed and each sample's index alone. One random byte decides each element, so ``p`` is rounded to a
@@ -133,12 +134,13 @@ def dropout_masks(seed: int, index: Tensor, sizes: list[int], p: float) -> list[
         index: Global sample indices, int64 [B].
         sizes: Elements per sample of each layer's mask.
         p: Probability of dropping an element, in [0, 1).
+        step: Other steps give other masks.
 
     Returns:
         For each layer a float32 tensor [B, size] with entries 0 or 1/(1 - p), p rounded as above.
     """
     threshold = min(round(p * 256), 255)
-    keys = bits(seed, index, 4 * ((len(sizes) + 3) // 4), Stream.DROPOUT).to(torch.int32)
+    keys = bits(seed, index, 4 * ((len(sizes) + 3) // 4), Stream.DROPOUT, step).to(torch.int32)
     masks = []
     for layer, size in enumerate(sizes):
         # One hash (Wellons' lowbias32) of element number xor key gives four bytes: enough for masks, a tenth of Philox's cost.

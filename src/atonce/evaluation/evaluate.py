@@ -19,7 +19,7 @@ from atonce.core.streams import permutation
 from atonce.data.dataset import ImageData
 from atonce.data.sources import open_data
 from atonce.evaluation import digits
-from atonce.evaluation.extractors import Extractor, open_extractor
+from atonce.evaluation.extractors import Extractor, mark_seen, open_extractor, seen_digests
 from atonce.evaluation.frechet import BLOCKS, Moments, frechet_metric, joined
 from atonce.evaluation.gather import Gathered, gather
 from atonce.evaluation.kernel import kernel_metric
@@ -60,7 +60,8 @@ def evaluate(
         n: Samples to make; of given images the first n are used.
         metrics: Any of ``frechet``, ``kid``, ``precision_recall``, ``density_coverage``, ``neighbours`` (nearest training
             images, for data with a test split) and ``digits`` (the judge of digits).
-        extractor: Name of the extractor, or one; ``"auto"`` takes pixels.
+        extractor: Name of the extractor, or one; ``"auto"`` takes pixels, ``"classifier"`` a classifier of
+            the data's own classes, ``"effnet-lite0"`` ImageNet features that need no download.
         reference: What to compare with instead of ``data``: other data, or an ``.npz`` with ``mu`` and ``sigma`` of the same
             extractor (for ``frechet`` alone).
         seed: Of the samples and of the resampling.
@@ -84,7 +85,8 @@ def evaluate(
     real = open_images(data, split)
     shape = real.shape
     against = Reference(data_source(real), real.images) if reference is None else open_reference(reference, split)
-    features_of = open_extractor(extractor, shape)
+    seen = seen_digests(getattr(model_or_images, "card", None))
+    features_of = mark_seen(open_extractor(extractor, shape, real), seen)
     needs_images = [name for name in wanted if name in ("kid", "precision_recall", "density_coverage")]
     _check_reference(against, features_of, shape, needs_images)
     training, held_out = _halves(data, real) if "neighbours" in wanted else (real, real)
@@ -109,6 +111,8 @@ def evaluate(
         callback=callback,
     )
     notes = list(source.notes)
+    if features_of.seen_in_training:
+        notes.append(f"training has seen the extractor {features_of.name}: the numbers may be shown, not ranked by")
     out: dict[str, Metric] = {}
     if "frechet" in wanted:
         moments = against.moments or _moments(against, features_of, size, sharded)

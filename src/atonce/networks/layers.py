@@ -7,6 +7,7 @@ without autocast. Parameter names and shapes follow the public EDM checkpoints (
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -108,6 +109,22 @@ class PositionalEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+class GuidanceEmbedding(nn.Module):
+    """The guidance scale w as a condition: a linear map, without bias, of the sinusoidal embedding of 1000 w.
+
+    Source: Luo et al. 2023 (Latent Consistency Models), section 4.2: added to the embedding of the noise. The weights
+    start at zero, so that a student that takes over its teacher's weights is exactly its teacher at every w.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.features = PositionalEmbedding(channels)
+        self.weight = nn.Parameter(torch.zeros(channels, channels))
+
+    def forward(self, guidance: Tensor) -> Tensor:
+        return F.linear(self.features(guidance * 1000.0), self.weight.to(guidance.dtype))
+
+
 class FourierEmbedding(nn.Module):
     """Random Fourier features of NCSN++: [sin(2 pi f c), cos(2 pi f c)], f ~ N(0, scale^2) and fixed.
 
@@ -166,22 +183,55 @@ class Block(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None = None) -> Tensor:
         y = self.conv0(F.silu(self.norm0(x)))
         y = F.silu(self.norm1(y + self.affine(emb)[:, :, None, None]))
-        if mask is not None:
-            y = y * mask.view(y.shape).to(y.dtype)
+        y = drop(y, mask)
         y = (self.conv1(y) + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
         return (y + self.attend(y)) * math.sqrt(0.5) if self.heads else y
 
     def attend(self, x: Tensor) -> Tensor:
-        """Self-attention of [B, C, H, W]: softmax(q.k / sqrt(c)) v between 1x1 convolutions, without the residual.
+        """Self-attention of [B, C, H, W] between 1x1 convolutions, without the residual."""
+        return self.proj(self_attention(self.qkv(self.norm2(x)), self.heads))
 
-        The channels of ``qkv`` run over (head, channel, q|k|v), as in the public EDM checkpoints.
-        """
-        b, c, h, w = x.shape
-        qkv = self.qkv(self.norm2(x)).reshape(b, self.heads, c // self.heads, 3, h * w)
-        # One copy to [3, B, heads, HW, C / heads]: with strided q, k, v the products on a CPU become a loop over the batch.
-        q, k, v = qkv.permute(3, 0, 1, 4, 2).contiguous().unbind(0)
-        a = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(a.transpose(-1, -2).reshape(b, c, h, w))
+
+def drop(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Dropout by a given mask [B, C H W], already scaled; ``None`` or an empty one leaves ``x`` [B, C, H, W] as it is."""
+    return x if mask is None or not mask.numel() else x * mask.view(x.shape).to(x.dtype)
+
+
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
+    """softmax(q.k / sqrt(c)) v over all positions, for each head of c channels.
+
+    Args:
+        qkv: [B, 3 C, H, W]; the channels run over (head, channel, q|k|v), as in the public EDM checkpoints.
+        heads: Number of heads.
+
+    Returns:
+        [B, C, H, W].
+    """
+    b, c, h, w = qkv.shape[0], qkv.shape[1] // 3, *qkv.shape[2:]
+    # One copy to [3, B, heads, HW, C / heads]: with strided q, k, v the products on a CPU become a loop over the batch.
+    q, k, v = qkv.reshape(b, heads, c // heads, 3, h * w).permute(3, 0, 1, 4, 2).contiguous().unbind(0)
+    a = F.scaled_dot_product_attention(q, k, v)
+    return a.transpose(-1, -2).reshape(b, c, h, w)
+
+
+def mask_sizes(parts: Iterable[nn.ModuleDict], kind: type[nn.Module], dropout_resolution: int) -> list[int]:
+    """Elements per sample of each block's dropout mask, in the order of use.
+
+    Args:
+        parts: Blocks by name; a name starts with the resolution, as in ``16x16_block0``.
+        kind: The class of the blocks; others have no dropout.
+        dropout_resolution: The highest resolution with dropout; 0: all.
+
+    Returns:
+        C H W for each block, 0 for one without dropout.
+    """
+    sizes: list[int] = []
+    for part in parts:
+        for name, module in part.items():
+            if isinstance(module, kind):
+                resolution, channels = int(name.split("x")[0]), int(module.out_channels)  # type: ignore[arg-type]
+                sizes.append(channels * resolution**2 if not 0 < dropout_resolution < resolution else 0)
+    return sizes
 
 
 def initialise(network: nn.Module, seed: int) -> None:
@@ -204,6 +254,8 @@ def initialise(network: nn.Module, seed: int) -> None:
                 w.copy_((torch.rand(w.shape, generator=generator) * 2 - 1) * bound)
                 if module.bias is not None:
                     module.bias.zero_()
+            elif isinstance(module, GuidanceEmbedding):
+                module.weight.zero_()
             elif isinstance(module, GroupNorm):
                 module.weight.fill_(1)
                 module.bias.zero_()

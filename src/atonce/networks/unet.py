@@ -6,6 +6,7 @@ Source: Song et al. 2021 (Score-based generative modelling through SDEs) in the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args, get_type_hints
 
@@ -14,7 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atonce.core.errors import InputError
-from atonce.networks.layers import Block, Conv, FourierEmbedding, GroupNorm, Linear, PositionalEmbedding, initialise
+from atonce.networks.checks import check_flags, check_guidance, check_shape, check_tuples, check_whole
+from atonce.networks.layers import (
+    Block,
+    Conv,
+    FourierEmbedding,
+    GroupNorm,
+    GuidanceEmbedding,
+    Linear,
+    PositionalEmbedding,
+    initialise,
+    mask_sizes,
+)
 
 _LOWEST = {
     "size": 4,
@@ -26,6 +38,7 @@ _LOWEST = {
     "head_channels": 0,
     "labels": 0,
     "augment_labels": 0,
+    "dropout_resolution": 0,
 }
 
 
@@ -48,6 +61,8 @@ class UNetConfig:
     taps: tuple[int, ...] = (1, 1)  # resampling filter
     labels: int = 0  # classes; 0: unconditional
     augment_labels: int = 0  # width of the augmentation label vector
+    guidance: bool = False  # whether the guidance scale is an input
+    dropout_resolution: int = 0  # dropout only in blocks of at most this resolution; 0: in all
 
     def __post_init__(self) -> None:
         """Check every field; a wrong one is named with its range.
@@ -55,14 +70,9 @@ class UNetConfig:
         Raises:
             InputError: A field is out of its range, or the size does not fit the levels.
         """
-        for name, low in _LOWEST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"network {name} is {value!r}, must be a whole number of at least {low}")
-        for name in ("channel_mult", "attention", "taps"):
-            values = getattr(self, name)
-            if not isinstance(values, tuple) or not all(isinstance(v, int) and v >= 1 for v in values):
-                raise InputError(f"network {name} is {values!r}, must be a tuple of whole numbers of at least 1")
+        check_whole(self, _LOWEST)
+        check_tuples(self, ("channel_mult", "attention", "taps"))
+        check_flags(self, ("guidance",))
         for name in ("embedding", "encoder"):
             known = get_args(get_type_hints(UNetConfig)[name])
             if getattr(self, name) not in known:
@@ -71,23 +81,7 @@ class UNetConfig:
             raise InputError(f"network fourier_scale is {self.fourier_scale!r}, must be a number above 0")
         if len(self.taps) % 2 or not self.taps:
             raise InputError(f"network taps is {self.taps}, must be an even number of taps, for example (1, 1) or (1, 3, 3, 1)")
-        levels = len(self.channel_mult)
-        if not levels:
-            raise InputError("network channel_mult is empty: give at least one level")
-        if self.size % (1 << (levels - 1)) or self.size >> (levels - 1) < 2:
-            raise InputError(
-                f"images of {self.size}x{self.size} do not fit {levels} levels: the size must be a multiple of "
-                f"{1 << (levels - 1)} and at least {2 << (levels - 1)}; use fewer levels (channel_mult) or resize the images"
-            )
-        if self.channels % 4:
-            raise InputError(f"network channels is {self.channels}, must be a multiple of 4")
-        widths = [
-            self.channels * m for i, m in enumerate(self.channel_mult) if i == levels - 1 or self.size >> i in self.attention
-        ]
-        if self.head_channels and any(width % self.head_channels for width in widths):
-            raise InputError(
-                f"network head_channels is {self.head_channels}, must divide the width of every level with attention ({widths})"
-            )
+        check_shape(self)
 
     def heads(self, channels: int) -> int:
         """Attention heads of a block with ``channels`` channels."""
@@ -110,10 +104,10 @@ class UNet(nn.Module):
 
     Args:
         config: Its shape.
-        seed: Of the initial weights.
+        seed: Of the initial weights; ``None`` leaves them at zero, for weights that are loaded next.
     """
 
-    def __init__(self, config: UNetConfig, seed: int = 0) -> None:
+    def __init__(self, config: UNetConfig, seed: int | None = 0) -> None:
         super().__init__()
         self.config = config
         width, emb, noise = config.channels, config.channels * config.embedding_mult, config.channels * config.noise_mult
@@ -122,6 +116,7 @@ class UNet(nn.Module):
         )
         self.map_label = Linear(config.labels, noise) if config.labels else None
         self.map_augment = Linear(config.augment_labels, noise, bias=False) if config.augment_labels else None
+        self.map_guidance = GuidanceEmbedding(noise) if config.guidance else None
         self.map_layer0 = Linear(noise, emb)
         self.map_layer1 = Linear(emb, emb)
 
@@ -159,10 +154,11 @@ class UNet(nn.Module):
         name = f"{config.size}x{config.size}"
         self.dec[f"{name}_aux_norm"] = GroupNorm(out)
         self.dec[f"{name}_aux_conv"] = Conv(out, config.image_channels, 3, gain=1e-5)
-        initialise(self, seed)
+        if seed is not None:
+            initialise(self, seed)
 
-    def embed(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
-        """Embedding [B, E] of the noise level, the class label and the augmentation label."""
+    def embed(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+        """Embedding [B, E] of the noise level, the class label, the augmentation label and the guidance scale."""
         emb: Tensor = self.map_noise(c_noise)
         if self.map_label is not None and label is not None:
             # One-hot times sqrt(classes), as trained by EDM; a negative label means "no class" and adds nothing but the bias.
@@ -170,6 +166,8 @@ class UNet(nn.Module):
             emb = emb + self.map_label(onehot.to(emb.dtype) * math.sqrt(self.config.labels))
         if self.map_augment is not None and augment is not None:
             emb = emb + self.map_augment(augment.to(emb.dtype))
+        if self.map_guidance is not None and guidance is not None:
+            emb = emb + self.map_guidance(guidance.to(emb.dtype))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def forward(
@@ -178,7 +176,8 @@ class UNet(nn.Module):
         c_noise: Tensor,
         label: Tensor | None = None,
         augment: Tensor | None = None,
-        masks: list[Tensor] | None = None,
+        guidance: Tensor | None = None,
+        masks: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -187,14 +186,19 @@ class UNet(nn.Module):
             c_noise: Noise condition [B], float32 or float64; [1] where all samples share it and there are no labels.
             label: Class labels int64 [B], negative for "no class"; ``None`` is the same for all.
             augment: Augmentation labels [B, A]; ``None`` means not augmented.
-            masks: Scaled dropout masks, one for each block, sized by :meth:`mask_sizes`; ``None``: no dropout.
+            guidance: Guidance scales [B] or [1], for a network with this input; ``None`` adds nothing, as before distillation.
+            masks: Scaled dropout masks, one for each block, sized by :meth:`mask_sizes`; ``None`` or empty: no dropout.
 
         Returns:
             F of the input's shape and dtype.
+
+        Raises:
+            InputError: A guidance scale is given to a network without this input.
         """
+        check_guidance(self.config, guidance)
         if self.map_label is not None and label is None:
             label = torch.full_like(c_noise, -1, dtype=torch.int64)
-        emb = self.embed(c_noise, label, augment).to(x.dtype)
+        emb = self.embed(c_noise, label, augment, guidance).to(x.dtype)
         remaining = iter(masks) if masks is not None else None
         skips: list[Tensor] = []
         aux = x
@@ -216,10 +220,5 @@ class UNet(nn.Module):
         return x
 
     def mask_sizes(self) -> list[int]:
-        """Elements per sample of each block's dropout mask, in the order of use."""
-        return [
-            m.out_channels * int(n.split("x")[0]) ** 2
-            for part in (self.enc, self.dec)
-            for n, m in part.items()
-            if isinstance(m, Block)
-        ]
+        """Elements per sample of each block's dropout mask, in the order of use; 0 for a block without dropout."""
+        return mask_sizes((self.enc, self.dec), Block, self.config.dropout_resolution)

@@ -14,19 +14,25 @@ from torch import Tensor, nn
 from atonce.core.distribution import World, all_sum
 from atonce.core.errors import InputError, TrainingError
 from atonce.core.streams import Stream, dropout_masks, normal, uniform
+from atonce.data.augment import augment
 from atonce.data.loader import DeviceData
-from atonce.networks.unet import UNet, UNetConfig
+from atonce.model import ConsistencyModel
+from atonce.networks.build import NetworkConfig, build
 from atonce.objectives import weights
 from atonce.objectives.discrete import Function, Path, Terms, discrete, same_noise, teacher_step, to_data
 from atonce.objectives.distances import Distance, huber_constant, l1, l2, pseudo_huber
+from atonce.objectives.perceptual import open_distance
+from atonce.objectives.progressive import truncated_snr, two_steps
 from atonce.preconditioning import Preconditioning
-from atonce.training.ema import Average
+from atonce.training.ema import Average, decay_at
 from atonce.training.flat import FlatParameters
 from atonce.training.options import Options, has_bf16
-from atonce.training.recipe import Recipe
-from atonce.training.schedule import Stage, draw_pairs, ema_decay, learning_rate, stage_at
+from atonce.training.recipe import DISTILLED, Recipe
+from atonce.training.schedule import Stage, draw_middle, draw_pairs, learning_rate, stage_at
+from atonce.training.teacher import denoise
 
 BINS = 8  # of ln sigma, for what is logged by noise level
+KEPT_STEPS = 4  # students of progressive distillation with at most so many steps are kept when the next one begins
 
 
 class Engine:
@@ -38,7 +44,7 @@ class Engine:
         world: This process among the others.
         options: Settings of the machine.
         init: Weights to start from, as a state dict of the network.
-        teacher: D(x, sigma) of the diffusion model whose ODE gives the pairs, for the paths that have one.
+        teacher: The diffusion model that is distilled, on the device, for the paths that have one.
         log: Where a line for people goes.
     """
 
@@ -49,31 +55,34 @@ class Engine:
         world: World,
         options: Options,
         init: dict[str, Tensor] | None = None,
-        teacher: Function | None = None,
+        teacher: ConsistencyModel | None = None,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
-        if not isinstance(recipe.network, UNetConfig) or isinstance(recipe.sigma_data, str):
+        if not isinstance(recipe.network, NetworkConfig) or isinstance(recipe.sigma_data, str):
             raise InputError("the recipe is not resolved: call recipe.resolve with the shape of the data first")
-        if recipe.path in ("euler", "heun") and teacher is None:
+        if recipe.path in DISTILLED and teacher is None:
             raise InputError(f"recipe field path is {recipe.path!r}, which needs a teacher: give one, or use path='same-noise'")
         self.recipe, self.data, self.world, self.options, self.log = recipe, data, world, options, log
         self.teacher = teacher
         self.device = world.device
         self.sigma_data = float(recipe.sigma_data)
-        self.network = UNet(recipe.network, recipe.seed)
+        self.network = build(recipe.network, recipe.seed)
         if init is not None:
             self.network.load_state_dict(init)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.flat = FlatParameters(self.network)
         self.target: nn.Module | None = None
-        if recipe.target == "ema":
+        if recipe.target in ("ema", "previous"):
             self.target = copy.deepcopy(self.network).requires_grad_(False)
             self.target_flat = FlatParameters(self.target)
-        self.averages = {f"{decay:g}": Average(self.flat) for decay in recipe.ema}
+        self.averages = {name: Average(self.flat) for name in recipe.averages}
+        self.kept: dict[str, Tensor] = {}  # weights of earlier students of progressive distillation, flat
         kind = torch.optim.RAdam if recipe.optimizer == "radam" else torch.optim.Adam
         self.optimizer = kind([self.flat.values], lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), foreach=False)
         end = recipe.sigma_min if recipe.preconditioning == "boundary" else 0.0
         self.preconditioning = Preconditioning(recipe.preconditioning, self.sigma_data, end)
+        shape = (recipe.network.image_channels, recipe.network.size, recipe.network.size)
+        self.distance = _distance(recipe, shape)
         self.mask_sizes = self.network.mask_sizes() if recipe.dropout else []
         self.images_seen = 0
         self.stage: Stage | None = None
@@ -91,6 +100,8 @@ class Engine:
         recipe = self.recipe
         stage = stage_at(recipe, self.images_seen)
         if self.stage is None or self._key(stage) != self._key(self.stage):
+            if recipe.target == "previous" and self.stage is not None:
+                self._become_teacher(self.stage)
             self._choose_precision(stage)
         self.stage = stage
         self.flat.gradient.zero_()
@@ -106,13 +117,14 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        if self.target is not None:
+        if recipe.target == "ema":
             # theta^- <- mu theta^- + (1 - mu) theta, after the optimiser's step: Song et al. 2023, Algorithm 2.
             with torch.no_grad():
                 self.target_flat.values.lerp_(self.flat.values, 1.0 - stage.mu)
         self.images_seen += recipe.batch
-        for decay, average in zip(recipe.ema, self.averages.values(), strict=True):
-            average.update(ema_decay(recipe, decay, self.images_seen))
+        for name, width in recipe.averages.items():
+            beta = decay_at(width, batch=recipe.batch, images_seen=self.images_seen, rampup=recipe.ema_rampup)
+            self.averages[name].update(beta)
 
     def terms(self, index: Tensor, stage: Stage, dtype: torch.dtype) -> tuple[Terms, Tensor]:
         """Loss and distance of the images with the given global indices, and their noise levels t.
@@ -129,51 +141,71 @@ class Engine:
         elif labels is not None and recipe.label_dropout:
             dropped = uniform(recipe.seed, where, 1, Stream.LABEL)[:, 0] < recipe.label_dropout
             labels = torch.where(dropped, -1, labels)
+        condition: dict[str, Any] = {"dtype": dtype, "label": labels}
+        if recipe.augment:
+            y, condition["augment"] = augment(y, recipe.seed, index, recipe.augment)
+        scale: float | Tensor | None = None
+        if isinstance(recipe.guidance, tuple):
+            low, high = recipe.guidance
+            scale = (low + (high - low) * uniform(recipe.seed, where, 1, Stream.GUIDANCE)[:, 0]).float()
+            condition["guidance"] = scale
+        elif recipe.guidance is not None:
+            scale = recipe.guidance
         # The same masks go to both passes: the pair then differs by its noise levels only.
         masks = dropout_masks(recipe.seed, where, self.mask_sizes, recipe.dropout) if recipe.dropout else None
         y, z = (v.contiguous(memory_format=torch.channels_last) for v in (y, z))
-        condition: dict[str, Any] = {"dtype": dtype, "label": labels, "masks": masks}
-        student = functools.partial(self.preconditioning, self._forward, **condition)
-        target = functools.partial(self.preconditioning, self._target_forward, **condition)
-        match recipe.weight:
-            case "one":
-                weight = torch.ones_like(t)
-            case "inverse-delta":
-                weight = weights.inverse_delta(t, r)
-            case "edm":
-                weight = weights.edm(t, self.sigma_data)
+        student = functools.partial(self.preconditioning, self._forward, **condition, masks=masks)
+        if masks is not None and not recipe.shared_dropout:
+            masks = dropout_masks(recipe.seed, where, self.mask_sizes, recipe.dropout, step=1)
+        target = functools.partial(self.preconditioning, self._target_forward, **condition, masks=masks)
+        given: Function | None = None
+        if self.teacher is not None:
+            given = functools.partial(denoise, self.teacher, label=labels, guidance=scale, dtype=dtype)
         terms = discrete(
             student,
-            None if recipe.target == "data" else target,
+            target if recipe.target in ("student", "ema") else None,
             y,
             z,
             t,
             r,
-            path=self._path(),
-            distance=self._distance(math.prod(y.shape[1:])),
-            weight=weight,
+            path=self._path(stage, t, given, target),
+            distance=self.distance,
+            weight=self._weight(t, r),
         )
         return terms, t
 
-    def _path(self) -> Path:
+    def _path(self, stage: Stage, t: Tensor, teacher: Function | None, target: Function) -> Path:
         match self.recipe.path:
             case "data":
                 return to_data
             case "same-noise":
                 return same_noise
             case "euler" | "heun":
-                assert self.teacher is not None  # checked at the start
-                return teacher_step(self.teacher, 1 if self.recipe.path == "euler" else 2)
+                assert teacher is not None  # checked at the start
+                return teacher_step(teacher, 1 if self.recipe.path == "euler" else 2)
+            case "two-steps":
+                assert teacher is not None
+                middle = draw_middle(self.recipe, stage, t.cpu().double()).to(t)
+                return two_steps(teacher if stage.index == 0 else target, middle)
 
-    def _distance(self, dimension: int) -> Distance:
-        match self.recipe.distance:
-            case "l1":
-                return l1
-            case "l2":
-                return l2
-            case "pseudo-huber":
-                c = self.recipe.huber_c
-                return functools.partial(pseudo_huber, c=huber_constant(dimension) if c is None else c)
+    def _weight(self, t: Tensor, r: Tensor) -> Tensor:
+        match self.recipe.weight:
+            case "one":
+                return torch.ones_like(t)
+            case "inverse-delta":
+                return weights.inverse_delta(t, r)
+            case "edm":
+                return weights.edm(t, self.sigma_data)
+            case "truncated-snr":
+                return truncated_snr(t)
+
+    @torch.no_grad()
+    def _become_teacher(self, ended: Stage) -> None:
+        """The student of progressive distillation that has just ended teaches the next one; of the last few a copy is kept."""
+        assert self.target is not None
+        self.target_flat.values.copy_(self.flat.values)
+        if (steps := ended.points - 1) <= KEPT_STEPS:
+            self.kept[f"{steps}-steps"] = self.flat.values.detach().clone()
 
     def _microbatches(self) -> Iterator[Tensor]:
         """Global indices of this process's share of the batch, in passes."""
@@ -225,7 +257,8 @@ class Engine:
         Deterministic, and without effect on the run. ``None`` where a bin is empty.
         """
         low, high = math.log(self.recipe.sigma_min), math.log(self.recipe.sigma_max)
-        stage = stage_at(self.recipe, min(self.images_seen, self.recipe.images - 1))
+        own = self.stage if self.recipe.target == "previous" else None  # the target changes with the next stage's first step
+        stage = own or stage_at(self.recipe, min(self.images_seen, self.recipe.images - 1))
         index = torch.arange(self.images_seen, self.images_seen + min(self.recipe.batch, self.options.microbatch or 256))
         t, _ = draw_pairs(self.recipe, stage, index)
         where = ((t.log() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
@@ -282,7 +315,7 @@ class Engine:
                 self.preconditioning = original
         full, half = outputs[torch.float32], outputs[torch.bfloat16]
         noise = (full[0] - half[0]).detach().flatten(1).norm(dim=1).median()
-        if len(full) < 2:  # denoising: the pair is the output and the data, far apart
+        if self.recipe.target in ("data", "previous"):  # the pair is the output and a clean image, far apart
             return float(noise), math.inf
         pair = (full[0] - full[1]).detach().flatten(1).norm(dim=1).median()
         return float(noise), float(pair)
@@ -309,6 +342,7 @@ class Engine:
             out |= {f"target/{k}": v for k, v in self.target.state_dict().items()}
         for name, average in self.averages.items():
             out |= {f"ema/{name}/{k}": v for k, v in average.state_dict().items()}
+        out |= {f"kept/{name}": values for name, values in self.kept.items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             out |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
         return out | {"meters": self.meters}
@@ -327,6 +361,7 @@ class Engine:
             self.target.load_state_dict(_under(tensors, "target/"))
         for name, average in self.averages.items():
             average.load_state_dict(_under(tensors, f"ema/{name}/"))
+        self.kept = {name: values.to(self.device) for name, values in _under(tensors, "kept/").items()}
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(tensors, "optimizer/").items():
             i, name = key.split("/", 1)
@@ -339,11 +374,26 @@ class Engine:
             self.stage = Stage(points=facts["stage"][0], index=facts["stage"][1])
 
     def weights(self, name: str | None = None) -> dict[str, Tensor]:
-        """A copy on the CPU of the network's state dict, with the average ``name`` in place of the live weights."""
-        state = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
-        if name is not None:
-            state |= {k: v.detach().cpu().clone() for k, v in self.averages[name].state_dict().items()}
-        return state
+        """A copy on the CPU of the network's state dict, with an average or a kept student in place of the live weights."""
+        state = self.network.state_dict()
+        if name in self.kept:
+            state |= self.flat.named(self.kept[name])
+        elif name is not None:
+            state |= self.averages[name].state_dict()
+        return {k: v.detach().cpu().clone() for k, v in state.items()}
+
+
+def _distance(recipe: Recipe, shape: tuple[int, int, int]) -> Distance:
+    match recipe.distance:
+        case "l1":
+            return l1
+        case "l2":
+            return l2
+        case "pseudo-huber":
+            c = recipe.huber_c
+            return functools.partial(pseudo_huber, c=huber_constant(math.prod(shape)) if c is None else c)
+        case "lpips" | "effnet-lite0":
+            return open_distance(recipe.distance, channels=shape[0])[0]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

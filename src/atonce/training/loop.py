@@ -21,17 +21,23 @@ from atonce.core.progress import Progress
 from atonce.core.records import Record
 from atonce.data.dataset import ImageData
 from atonce.data.loader import DeviceData
-from atonce.model import ConsistencyModel, ModelConfig
+from atonce.evaluation.extractors import seen_digests
+from atonce.model import ConsistencyModel
+from atonce.objectives.perceptual import NAMES as PERCEPTUAL
+from atonce.objectives.perceptual import FeatureDistance, open_distance
 from atonce.training.checkpoint import newest_checkpoint, save_checkpoint
 from atonce.training.engine import Engine
 from atonce.training.monitor import SEED, Monitor
 from atonce.training.options import Options, pick_device
+from atonce.training.posthoc import save_snapshot, snapshot_due
+from atonce.training.product import model_config, model_facts
 from atonce.training.recipe import Recipe
 from atonce.training.rundir import RunFolder, empty_beside, replace_folder
 from atonce.training.schedule import learning_rate, stage_at
 from atonce.training.sinks import Events
-from atonce.training.start import check_init, check_teacher, resolve, run_facts
+from atonce.training.start import resolve, run_facts, starting_weights
 from atonce.training.stopping import stop_requests
+from atonce.training.teacher import check_teacher
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -90,10 +96,11 @@ def fit(
     world = join_world(pick_device(options.device))
     if world.device.type == "cpu":
         keep_freed_memory()
-    resolved = resolve(recipe, data)
-    if init is not None:
-        check_init(init, resolved)
+    resolved = resolve(recipe, data, init)
+    start = None if init is None else starting_weights(init, resolved)
     check_teacher(teacher, resolved, data)
+    if resolved.distance in PERCEPTUAL:
+        open_distance(resolved.distance, channels=data.shape[0])  # says what is missing before the folder is made
     if not all_equal((resolved.digest(), data.digest())):
         raise InputError("the processes were given different recipes or data: start all with the same command")
     folder = RunFolder(out)
@@ -107,7 +114,8 @@ def fit(
                 problem = error
         if all_sum(torch.tensor(float(problem is not None))) > 0:
             raise problem or InputError("process 0 cannot use the run folder; its message says why")
-        return _Loop(resolved, data, folder, world, options, init, teacher, callback).run()
+        seen = seen_digests(getattr(init, "card", None)) | seen_digests(getattr(teacher, "card", None))
+        return _Loop(resolved, data, folder, world, options, start, teacher, seen, callback).run()
 
 
 class _Stopped(Exception):
@@ -122,21 +130,21 @@ class _Loop:
         folder: RunFolder,
         world: World,
         options: Options,
-        init: ConsistencyModel | None,
+        start: dict[str, Tensor] | None,
         teacher: ConsistencyModel | None,
+        seen: frozenset[str],
         callback: Callback | None,
     ) -> None:
         self.recipe, self.data, self.folder, self.world = recipe, data, folder, world
-        self.options, self.callback = options, callback
+        self.options, self.callback, self.seen = options, callback, seen
         self.progress: Progress | None = None
         self.events: Events | None = None
         self.monitor: Monitor | None = None
         self.notes: list[str] = []
         self.status = self.quality = ""
         loader = DeviceData(data, seed=recipe.seed, device=world.device, flip=recipe.flip)
-        weights = None if init is None else init.network.state_dict()
-        denoiser = None if teacher is None else teacher.to(world.device)
-        self.engine = Engine(recipe, loader, world, options, weights, denoiser, self.note)
+        distilled = None if teacher is None else teacher.to(world.device)
+        self.engine = Engine(recipe, loader, world, options, start, distilled, self.note)
         self.best = float("inf")
         self.total = recipe.steps * recipe.batch
         self.log_every = _whole(options.log_every or self.total // 200, recipe.batch)
@@ -186,6 +194,7 @@ class _Loop:
                 engine.step()
                 at_log = self._at(self.log_every)
                 self.due = self._at(self.evaluate_every)
+                self._snapshot(engine.images_seen)
             seen, at_mark = engine.images_seen, at_log or self.due
             if at_log:
                 self._log(seen)
@@ -204,24 +213,17 @@ class _Loop:
 
     def model(self) -> ConsistencyModel:
         """The model of the averaged weights, with the others beside them."""
-        recipe, engine = self.recipe, self.engine
-        names = list(engine.averages)
-        config = ModelConfig(
-            network=recipe.network,  # type: ignore[arg-type]
-            preconditioning=engine.preconditioning,
-            kind="denoiser" if recipe.pairs == "denoising" else "consistency",
-            sigma_min=recipe.sigma_min,
-            sigma_max=recipe.sigma_max,
-            labels=self.data.label_names if recipe.conditional else None,
-        )
+        engine = self.engine
+        config = model_config(self.recipe, engine.preconditioning, self.data.label_names)
+        names = [*engine.averages, *engine.kept]
         card = {
             "name": self.folder.path.resolve().name,
-            "method": recipe.method,
+            **model_facts(self.recipe),
             "data": f"{self.data.name} ({len(self.data):,} images, sha256 {self.data.digest()[:16]})",
             "images_seen": engine.images_seen,
-            "recipe_digest": recipe.digest(),
-            "recipe": recipe.as_dict(),
         }
+        if seen := sorted(self.seen | ({engine.distance.digest} if isinstance(engine.distance, FeatureDistance) else set())):
+            card["extractors_seen"] = seen
         model = ConsistencyModel(config, ema={name: engine.weights(name) for name in names[1:]}, card=card)
         model.network.load_state_dict(engine.weights(names[0]))
         return model.to(self.world.device)
@@ -250,7 +252,10 @@ class _Loop:
             self.due = False  # process 0 knows better; what it knows is in the checkpoint
             return
         model = self.model()
-        steps = 8 if model.kind == "denoiser" else 1
+        steps = 1
+        if model.kind == "denoiser":  # a student of progressive distillation has steps of its own
+            stage = stage_at(self.recipe, seen - self.recipe.batch)  # of the last batch
+            steps = stage.points - 1 if self.recipe.pairs == "halving" else 8
 
         def sample(first: int, n: int) -> Tensor:
             if asked.is_set():
@@ -270,6 +275,14 @@ class _Loop:
         self._write(line | {"grad_norm_by_sigma": self.engine.gradient_by_sigma()})
         self.quality = f"distance {value:.3g}"
         self.due = False
+
+    def _snapshot(self, seen: int) -> None:
+        """Power-function averages as they stand now and then, from which any other width can be made after the training."""
+        powers = {name: rate for name, rate in self.recipe.averages.items() if rate.kind == "power"}
+        batch, count = self.recipe.batch, self.options.snapshots
+        if powers and self.world.is_main and snapshot_due(seen, batch=batch, total=self.total, count=count):
+            for name, rate in powers.items():
+                save_snapshot(self.folder.snapshots, seen, rate, self.engine.weights(name))
 
     def _write(self, line: dict[str, Any]) -> None:
         notes, self.notes = self.notes, []

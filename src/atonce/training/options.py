@@ -25,6 +25,7 @@ class Options:
     evaluate_images: int = 1000  # samples of an evaluation
     checkpoint_seconds: float = 120.0  # between two checkpoints
     keep: int = 3  # checkpoints kept
+    snapshots: int = 32  # saved of each power-function average, for making other widths after the training
     quiet: bool = False  # no progress display
 
     def __post_init__(self) -> None:
@@ -39,6 +40,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}, must be at least 1")
+        if not isinstance(self.snapshots, int) or self.snapshots < 0:
+            raise InputError(f"snapshots is {self.snapshots!r}, must be a whole number of at least 0 (0: none)")
         if self.keep < 1 or self.evaluate_images < 2 or self.checkpoint_seconds < 0:
             raise InputError("keep must be at least 1, evaluate_images at least 2 and checkpoint_seconds at least 0")
 

@@ -10,16 +10,20 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from atonce.core.errors import InputError
 from atonce.core.files import sha256_json
+from atonce.data.augment import AUGMENT_LABELS
+from atonce.networks.build import NetworkConfig, config_from_dict, config_to_dict
 from atonce.networks.presets import NAMES, named
 from atonce.networks.unet import UNetConfig
 from atonce.noise.curricula import n_ict
+from atonce.training.ema import Rate, name_of, parse_rate
 
-Pairs = Literal["karras", "lognormal-intervals", "ect", "denoising"]
+Pairs = Literal["karras", "lognormal-intervals", "ect", "denoising", "halving"]
 Curriculum = Literal["fixed", "ct", "ict"]
-Target = Literal["student", "ema", "data"]
-Path = Literal["same-noise", "euler", "heun", "data"]
-DistanceName = Literal["l1", "l2", "pseudo-huber"]
-Weight = Literal["one", "inverse-delta", "edm"]
+Target = Literal["student", "ema", "data", "previous"]
+Path = Literal["same-noise", "euler", "heun", "data", "two-steps"]
+DistanceName = Literal["l1", "l2", "pseudo-huber", "lpips", "effnet-lite0"]
+Weight = Literal["one", "inverse-delta", "edm", "truncated-snr"]
+DISTILLED = ("euler", "heun", "two-steps")  # paths that a teacher gives
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Recipe:
     images: int = 1_024_000  # budget: images seen (not distinct ones)
     batch: int = 128  # images per optimiser step, over all processes
     seed: int = 0  # of weights, order, noise, everything
-    network: str | UNetConfig = "auto"  # a name (sized to the data) or a configuration
+    network: str | NetworkConfig = "auto"  # a name (sized to the data) or a configuration
     conditional: bool = False  # train with the data's labels
     label_dropout: float = 0.0  # share of images trained without their label
     # the process
@@ -58,8 +62,12 @@ class Recipe:
     ect_k: float = 8.0
     ect_b: float = 1.0
     ect_stages: int = 8  # equal shares of the budget
+    teacher_steps: int = 64  # progressive distillation: intervals of the teacher's grid, halved until one is left
+    guidance: float | tuple[float, float] | None = None  # of the teacher: one scale, or a range that the student is told
     dropout: float = 0.0
+    shared_dropout: bool = True  # student and target drop the same units (iCT); False is there to be compared with
     flip: bool = False  # horizontal flips
+    augment: float = 0.0  # probability of each of EDM's augmentations; the network is told by labels which were applied
     # the optimiser
     optimizer: Literal["radam", "adam"] = "radam"
     lr: float = 1e-4
@@ -67,9 +75,11 @@ class Recipe:
     beta2: float = 0.999
     lr_rampup: int = 0  # images over which the rate rises linearly
     lr_cooldown: float = 0.0  # share of the budget at the end over which the rate falls to zero (cosine)
-    ema: tuple[float, ...] = (0.9999,)  # decays per step of the averages that are sampled, the first by default
+    # averages that are sampled, the first by default: a decay per step, "half-life-IMAGES" or "power-SIGMA_REL"
+    ema: tuple[float | str, ...] = (0.9999,)
     ema_rampup: float = 0.0  # cap on an average's half-life, as a share of the images seen; 0: no cap
     init: str | None = None  # name of the model whose weights start the run
+    teacher: str | None = None  # name of the diffusion model that is distilled
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -92,10 +102,10 @@ class Recipe:
             if not number or not low <= value <= high:
                 whole = "a whole number, " if hints[name] is int else ""
                 raise InputError(f"recipe field {name} is {value!r}, must be {whole}{text}")
-        for name in ("conditional", "flip"):
+        for name in ("conditional", "flip", "shared_dropout"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"recipe field {name} is {getattr(self, name)!r}, must be True or False")
-        if not isinstance(self.network, UNetConfig) and self.network not in NAMES:
+        if not isinstance(self.network, NetworkConfig) and self.network not in NAMES:
             raise InputError(f"recipe field network is {self.network!r}, must be one of {', '.join(NAMES)} or a configuration")
         if self.images < self.batch:
             raise InputError(f"recipe field images is {self.images}, must be at least one batch ({self.batch})")
@@ -103,25 +113,63 @@ class Recipe:
             raise InputError(f"recipe field sigma_max is {self.sigma_max}, must be above sigma_min ({self.sigma_min})")
         if self.s1 < self.s0:
             raise InputError(f"recipe field s1 is {self.s1}, must be at least s0 ({self.s0}): the curriculum refines the grid")
-        if (
-            not isinstance(self.ema, tuple)
-            or not self.ema
-            or not all(isinstance(d, (int, float)) and 0 <= d < 1 for d in self.ema)
-        ):
-            raise InputError(f"recipe field ema is {self.ema!r}, must be a tuple of decays in [0, 1), for example (0.9999,)")
-        if len({f"{decay:g}" for decay in self.ema}) < len(self.ema):
-            raise InputError(f"recipe field ema is {self.ema}: each decay may stand once, and they must differ in six digits")
+        if not isinstance(self.ema, tuple) or not self.ema:
+            raise InputError(f"recipe field ema is {self.ema!r}, must be a tuple, for example (0.9999,)")
+        try:
+            names = [name_of(parse_rate(entry)) for entry in self.ema]
+        except InputError as error:
+            raise InputError(f"recipe field ema is {self.ema!r}: {error}") from error
+        if len(set(names)) < len(names):
+            raise InputError(f"recipe field ema is {self.ema}: each average may stand once, and they must differ in six digits")
+        self._check_guidance()
         if self.pairs == "ect" and self.ect_stages * math.log2(self.ect_q) > 20:
             raise InputError(
                 f"recipe field ect_stages is {self.ect_stages}: with ect_q={self.ect_q:g} the last stage's pairs are closer "
                 f"than float32 can tell; at most {math.floor(20 / math.log2(self.ect_q))} stages (ect_q**ect_stages <= 2**20)"
             )
-        if (self.pairs == "denoising") != (self.target == "data") or (self.pairs == "denoising") != (self.path == "data"):
-            raise InputError("recipe fields pairs='denoising', path='data' and target='data' belong together")
+        for pairs, path, target in (("denoising", "data", "data"), ("halving", "two-steps", "previous")):
+            if len({self.pairs == pairs, self.path == path, self.target == target}) > 1:
+                raise InputError(f"recipe fields pairs={pairs!r}, path={path!r} and target={target!r} belong together")
+        if self.pairs == "halving" and self.teacher_steps & (self.teacher_steps - 1):
+            raise InputError(f"recipe field teacher_steps is {self.teacher_steps}, must be a power of two: it is halved to 1")
+        if self.pairs == "halving":
+            self._check_halvings()
         if self.pairs in ("karras", "lognormal-intervals") and self.curriculum == "ict":
             n_ict(0, self.images, self.s0, self.s1)  # refuses a budget that is shorter than the stages
         if self.label_dropout and not self.conditional:
             raise InputError("recipe field label_dropout needs conditional=True")
+
+    def _check_halvings(self) -> None:
+        stages = self.teacher_steps.bit_length() - 1
+        last = (self.steps - 1) * self.batch  # where the last whole batch begins; a stage that has none would teach nothing
+        if self.images < stages * self.batch or last * stages // self.images < stages - 1:
+            raise InputError(
+                f"recipe field images is {self.images}, too few for the {stages} halvings of teacher_steps={self.teacher_steps} "
+                f"in batches of {self.batch}: give {2 * stages * self.batch} or more, or fewer teacher_steps"
+            )
+
+    def _check_guidance(self) -> None:
+        scales = () if self.guidance is None else self.guidance if isinstance(self.guidance, tuple) else (self.guidance,)
+        numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w <= 100 for w in scales)
+        if not numbers or (isinstance(self.guidance, tuple) and not (len(scales) == 2 and scales[0] < scales[1])):
+            raise InputError(
+                f"recipe field guidance is {self.guidance!r}, must be a scale from 0 to 100, or a pair (low, high)"
+            )
+        if scales and self.path not in DISTILLED:
+            raise InputError(
+                f"recipe field guidance is of a teacher, and path={self.path!r} has none: leave it out, or distil (cd)"
+            )
+        if scales and not self.conditional:
+            raise InputError("recipe field guidance needs labels: set conditional=True, with data and a teacher that have them")
+        if isinstance(self.guidance, tuple) and self.pairs == "halving":
+            raise InputError(
+                "recipe field guidance must be one scale for progressive distillation, its student is not told any"
+            )
+
+    @property
+    def averages(self) -> dict[str, Rate]:
+        """The moving averages by name; the first one is sampled by default."""
+        return {name_of(rate): rate for rate in map(parse_rate, self.ema)}
 
     @property
     def steps(self) -> int:
@@ -130,7 +178,8 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values of all fields."""
-        return dataclasses.asdict(self)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | ({"network": config_to_dict(self.network)} if isinstance(self.network, NetworkConfig) else {})
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Recipe:
@@ -150,9 +199,10 @@ class Recipe:
             raise InputError(f"recipe fields {', '.join(unknown)} are not known; known: {', '.join(sorted(known))}")
         values = dict(values)
         if isinstance(values.get("network"), Mapping):
-            values["network"] = network_from_dict(values["network"])
-        if isinstance(values.get("ema"), list):
-            values["ema"] = tuple(values["ema"])
+            values["network"] = config_from_dict(values["network"])
+        for name in ("ema", "guidance"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         return Recipe(**values)
 
     def digest(self) -> str:
@@ -164,14 +214,18 @@ class Recipe:
         mine, theirs = flatten(self.as_dict()), flatten(other.as_dict())
         return [f"{k}: {mine.get(k)!r} -> {theirs.get(k)!r}" for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k)]
 
-    def resolve(self, size: int, image_channels: int, labels: int, sigma_data: float) -> Recipe:
-        """The recipe with all that depends on the data filled in.
+    def resolve(
+        self, size: int, image_channels: int, labels: int, sigma_data: float, init: tuple[NetworkConfig, float] | None = None
+    ) -> Recipe:
+        """The recipe with all that depends on data and starting model filled in.
 
         Args:
             size: Height and width of the images.
             image_channels: Channels of the images.
             labels: Classes of the data.
             sigma_data: Measured standard deviation of the data.
+            init: Network and sigma_data of the model whose weights start the run: taken over where the recipe says ``"auto"``
+                and ``"measured"``.
 
         Returns:
             A recipe whose network is a configuration and whose sigma_data is a number.
@@ -180,20 +234,44 @@ class Recipe:
             InputError: The network does not fit the data.
         """
         classes = labels if self.conditional else 0
-        if isinstance(self.network, str):
-            network = named(self.network, size, image_channels, classes)
-            if network.embedding == "fourier" and self.pairs != "denoising" and self.init is None:
+        told: dict[str, Any] = {
+            "labels": classes,
+            "augment_labels": AUGMENT_LABELS if self.augment else 0,
+            "guidance": isinstance(self.guidance, tuple),
+        }
+        if self.network == "auto" and init is not None:
+            network = dataclasses.replace(init[0], **told)
+        elif isinstance(self.network, str):
+            network = dataclasses.replace(named(self.network, size, image_channels, classes), **told)
+            if (
+                isinstance(network, UNetConfig)
+                and network.embedding == "fourier"
+                and self.pairs != "denoising"
+                and self.init is None
+            ):
                 # Published NCSN++ embeds the noise level at scale 16, with which consistency training from data is unstable.
                 network = dataclasses.replace(network, fourier_scale=_GENTLE)
         else:
             network = self.network
-            if (network.size, network.image_channels, network.labels) != (size, image_channels, classes):
+        if (network.size, network.image_channels, network.labels) != (size, image_channels, classes):
+            raise InputError(
+                f"the network is for {network.image_channels}x{network.size}x{network.size} images and {network.labels} "
+                f"classes, the data have {image_channels}x{size}x{size} and {classes}"
+            )
+        for name in ("augment_labels", "guidance"):
+            if getattr(network, name) < told[name]:
                 raise InputError(
-                    f"the network is for {network.image_channels}x{network.size}x{network.size} images and {network.labels} "
-                    f"classes, the data have {image_channels}x{size}x{size} and {classes}"
+                    f"the network has {name}={getattr(network, name)}, the recipe needs {told[name]}: set it there"
                 )
-        measured = round(sigma_data, 4) if self.sigma_data == "measured" else self.sigma_data
-        return dataclasses.replace(self, network=network, sigma_data=measured)
+        if network.guidance > told["guidance"]:
+            raise InputError(
+                "the network has guidance=True, but the recipe gives it no range: set guidance=(low, high), or not there"
+            )
+        if self.sigma_data != "measured":
+            known = self.sigma_data
+        else:
+            known = round(sigma_data, 4) if init is None else init[1]
+        return dataclasses.replace(self, network=network, sigma_data=known)
 
 
 _GENTLE = 0.02  # Fourier scale of iCT: Song and Dhariwal 2023, section 3.2
@@ -220,7 +298,9 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("ect_k", 0, 1e6, "at least 0"),
     ("ect_b", 0, 1e6, "at least 0"),
     ("ect_stages", 1, 64, "from 1 to 64"),
+    ("teacher_steps", 2, 4096, "from 2 to 4096"),
     ("dropout", 0, 0.99, "from 0 to 0.99"),
+    ("augment", 0, 1, "from 0 to 1"),
     ("lr", 1e-12, 10, "above 0 and at most 10"),
     ("beta1", 0, 0.9999999, "from 0 to below 1"),
     ("beta2", 0, 0.9999999, "from 0 to below 1"),
@@ -228,25 +308,6 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("lr_cooldown", 0, 1, "from 0 to 1"),
     ("ema_rampup", 0, 1, "from 0 to 1"),
 )
-
-
-def network_from_dict(values: Mapping[str, Any]) -> UNetConfig:
-    """A network configuration from its JSON values.
-
-    Args:
-        values: Fields by name; lists become tuples.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        InputError: A field is unknown or out of range.
-    """
-    known = {f.name for f in dataclasses.fields(UNetConfig)}
-    if unknown := sorted(set(values) - known):
-        raise InputError(f"network fields {', '.join(unknown)} are not known; known: {', '.join(sorted(known))}")
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return UNetConfig(**fields)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,8 @@ from atonce.training.recipe import Recipe
 class RunFolder:
     """Paths of a run and the files that are not checkpoints.
 
-    ``recipe.json`` (the resolved recipe), ``run.json`` (data, versions), ``log.jsonl``, ``checkpoints/``, ``samples/``,
+    ``recipe.json`` (the resolved recipe), ``run.json`` (data, versions), ``log.jsonl``, ``checkpoints/``,
+    ``samples/``, ``snapshots/`` (of power-function averages),
     ``tensorboard/``, ``model/`` (the last weights), ``best/`` (those with the lowest monitored distance).
 
     Args:
@@ -32,6 +33,7 @@ class RunFolder:
         self.log_file = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
+        self.snapshots = self.path / "snapshots"
         self.tensorboard = self.path / "tensorboard"
         self.model = self.path / "model"
         self.best = self.path / "best"

@@ -13,6 +13,7 @@ from atonce.core.streams import Stream, uniform
 from atonce.noise.curricula import ect_r, mu_ct, n_ct, n_ict
 from atonce.noise.draws import draw_intervals, lognormal_interval_pmf, lognormal_sigma, uniform_interval_pmf
 from atonce.noise.karras import karras_grid
+from atonce.sampling.times import denoiser_times
 from atonce.training.recipe import Recipe
 
 
@@ -22,7 +23,7 @@ class Stage:
 
     Attributes:
         points: Number N of grid points, or 0 where the pairs come from no grid.
-        index: Number of the ECT stage, or 0.
+        index: Number of the stage of ECT or of progressive distillation, or 0.
         mu: Decay of the target network, where it is a moving average.
     """
 
@@ -45,6 +46,10 @@ def stage_at(recipe: Recipe, images_seen: int) -> Stage:
         return Stage()
     if recipe.pairs == "ect":
         return Stage(index=min(images_seen * recipe.ect_stages // recipe.images, recipe.ect_stages - 1))
+    if recipe.pairs == "halving":
+        stages = halvings(recipe)
+        index = min(images_seen * stages // recipe.images, stages - 1)
+        return Stage(points=(recipe.teacher_steps >> (index + 1)) + 1, index=index)
     match recipe.curriculum:
         case "fixed":
             points = recipe.s1 + 1
@@ -58,6 +63,44 @@ def stage_at(recipe: Recipe, images_seen: int) -> Stage:
     else:
         mu = recipe.mu
     return Stage(points=points, mu=mu)
+
+
+def halvings(recipe: Recipe) -> int:
+    """Stages of progressive distillation: how often the teacher's grid is halved until one interval is left."""
+    return recipe.teacher_steps.bit_length() - 1
+
+
+def halving_grid(recipe: Recipe, intervals: int) -> list[float]:
+    """End points of the intervals of a student of progressive distillation, descending, the last one 0.
+
+    The teacher's grid is the sampler's (EDM, equation 5); each student keeps every second point of the one before.
+
+    Args:
+        recipe: The recipe.
+        intervals: Number of intervals, a power of two up to ``teacher_steps``.
+
+    Returns:
+        ``intervals`` + 1 noise levels.
+    """
+    return denoiser_times(recipe.teacher_steps, recipe.sigma_min, recipe.sigma_max, recipe.rho)[
+        :: recipe.teacher_steps // intervals
+    ]
+
+
+def draw_middle(recipe: Recipe, stage: Stage, t: Tensor) -> Tensor:
+    """The noise levels where the teacher's first step of progressive distillation ends.
+
+    Args:
+        recipe: The recipe.
+        stage: The stage the batch belongs to.
+        t: Noise levels where the steps start [B], as drawn by :func:`draw_pairs`.
+
+    Returns:
+        float64 [B], on the CPU.
+    """
+    fine = torch.tensor(halving_grid(recipe, 2 * (stage.points - 1)), dtype=torch.float64)
+    where = (t[:, None] - fine[None, ::2]).abs().argmin(1)
+    return fine[2 * where + 1]
 
 
 def draw_pairs(recipe: Recipe, stage: Stage, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,6 +126,10 @@ def draw_pairs(recipe: Recipe, stage: Stage, index: Tensor) -> tuple[Tensor, Ten
         case "ect":
             t = lognormal_sigma(u, recipe.P_mean, recipe.P_std)
             return t, ect_r(t, stage.index, recipe.ect_q, recipe.ect_k, recipe.ect_b)
+        case "halving":
+            coarse = torch.tensor(halving_grid(recipe, stage.points - 1), dtype=torch.float64)
+            i = (u * (len(coarse) - 1)).long()
+            return coarse[i], coarse[i + 1]
         case "denoising":
             t = lognormal_sigma(u, recipe.P_mean, recipe.P_std)
             return t, torch.zeros_like(t)
@@ -99,6 +146,8 @@ def _grid(
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
     """Learning rate of the batch that starts at ``images_seen``: linear ramp-up, constant, cosine cooldown.
 
+    In progressive distillation each stage goes through this once.
+
     Args:
         recipe: The recipe.
         images_seen: Images seen before this batch.
@@ -106,29 +155,14 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
     Returns:
         The rate.
     """
-    rate = recipe.lr
+    rate, seen, budget = recipe.lr, float(images_seen), float(recipe.images)
+    if recipe.pairs == "halving":  # each student has a schedule of its own
+        budget /= halvings(recipe)
+        seen -= budget * stage_at(recipe, images_seen).index
     if recipe.lr_rampup:
-        rate *= min((images_seen + recipe.batch) / recipe.lr_rampup, 1.0)
+        rate *= min((seen + recipe.batch) / recipe.lr_rampup, 1.0)
     if recipe.lr_cooldown:
-        start = recipe.images * (1 - recipe.lr_cooldown)
-        if images_seen > start:
-            rate *= 0.5 * (1 + math.cos(math.pi * min((images_seen - start) / (recipe.images - start), 1.0)))
+        start = budget * (1 - recipe.lr_cooldown)
+        if seen > start:
+            rate *= 0.5 * (1 + math.cos(math.pi * min((seen - start) / (budget - start), 1.0)))
     return rate
-
-
-def ema_decay(recipe: Recipe, decay: float, images_seen: int) -> float:
-    """Decay of a moving average at this batch: the published one, its half-life capped at a share of the images seen.
-
-    Karras et al. 2022 cap it at 5 %; without a cap the first weights, which are noise, stay in a short run's average.
-
-    Args:
-        recipe: The recipe.
-        decay: Decay per step.
-        images_seen: Images seen including this batch.
-
-    Returns:
-        The decay per step to use now.
-    """
-    if not recipe.ema_rampup:
-        return decay
-    return min(decay, 0.5 ** (recipe.batch / (recipe.ema_rampup * images_seen)))

@@ -8,20 +8,23 @@ import platform
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.core.version import VERSION
 from atonce.data.dataset import ImageData, require_labels
 from atonce.model import ConsistencyModel
+from atonce.networks.build import build, config_to_dict
 from atonce.training.recipe import Recipe
 
 
-def resolve(recipe: Recipe, data: ImageData) -> Recipe:
-    """The recipe with all that depends on the data filled in.
+def resolve(recipe: Recipe, data: ImageData, init: ConsistencyModel | None = None) -> Recipe:
+    """The recipe with all that depends on the data and on the starting model filled in.
 
     Args:
         recipe: What is learnt.
         data: What it is learnt from.
+        init: Model whose weights start the run.
 
     Returns:
         A recipe with a network configuration and a number for sigma_data.
@@ -36,44 +39,60 @@ def resolve(recipe: Recipe, data: ImageData) -> Recipe:
         )
     if recipe.conditional:
         require_labels(data)
-    return recipe.resolve(height, channels, data.num_classes, data.statistics().std)
+    if init is not None and init.shape != data.shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (init.shape, data.shape))
+        raise InputError(f"init is a model for {theirs} images, the data have {ours}: give data of its size, or no init")
+    known = None if init is None else (init.config.network, init.sigma_data)
+    return recipe.resolve(height, channels, data.num_classes, data.statistics().std, known)
 
 
-def check_init(init: ConsistencyModel, recipe: Recipe) -> None:
-    """Refuse a start from a model with another network.
+# What a network may be told in addition to what its starting model was told: these weights start at zero, so that the run
+# starts exactly where that model stands.
+_ADDED = ("map_label.", "map_augment.", "map_guidance.")
+
+
+def starting_weights(init: ConsistencyModel, recipe: Recipe) -> dict[str, Tensor]:
+    """The weights of a model, fitted to the network of a recipe.
+
+    Networks must be equal but for what they are told: class labels, augmentation labels or a guidance scale may be added, and
+    the model's augmentation labels may be dropped (they are zero where nothing was augmented).
 
     Args:
         init: The model whose weights start the run.
         recipe: A resolved recipe.
 
-    Raises:
-        InputError: The networks differ; the message says in what.
-    """
-    theirs, ours = vars(init.config.network), vars(recipe.network)
-    if differs := [f"{name}: {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]:
-        raise InputError(f"init has another network ({'; '.join(differs)}): give the recipe the same network")
-
-
-def check_teacher(teacher: ConsistencyModel | None, recipe: Recipe, data: ImageData) -> None:
-    """Refuse a teacher that cannot give the recipe's pairs.
-
-    Args:
-        teacher: The denoiser whose ODE gives the pairs, where there is one.
-        recipe: The recipe.
-        data: The training images.
+    Returns:
+        A state dict of the recipe's network.
 
     Raises:
-        InputError: It is missing or unfit.
+        InputError: The networks differ otherwise, or sigma_data does; the message says in what.
     """
-    if teacher is None:
-        if recipe.path in ("euler", "heun"):
-            raise InputError(f"recipe field path is {recipe.path!r}, which needs a teacher: give one, or use path='same-noise'")
-        return
-    if teacher.kind != "denoiser" or teacher.shape != data.shape:
+    assert not isinstance(recipe.network, str)  # it is resolved
+    theirs, ours = config_to_dict(init.config.network), config_to_dict(recipe.network)
+    free = {"augment_labels", "dropout_resolution"}
+    free |= {"labels"} if not theirs.get("labels") else set()
+    free |= {"guidance"} if not theirs.get("guidance") else set()
+    names = [name for name in ours if name not in free] + [name for name in theirs if name not in ours]
+    if differs := [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]:
         raise InputError(
-            f"the teacher is a {teacher.kind} model for {teacher.shape} images; needed is a denoiser for {data.shape}: "
-            "train one with the diffusion recipe"
+            f"init has another network ({'; '.join(differs)}): give the recipe the same network, or network='auto'"
         )
+    if abs(init.sigma_data / float(recipe.sigma_data) - 1) > 0.01:
+        raise InputError(
+            f"init was trained with sigma_data {init.sigma_data:g}, the recipe has {recipe.sigma_data}: leave "
+            "sigma_data='measured', which takes over that of init"
+        )
+    state = build(recipe.network, None).state_dict()
+    given = init.network.state_dict()
+    return {
+        name: given[name] if name in given and given[name].shape == value.shape else _zero(name, value)
+        for name, value in state.items()
+    }
+
+
+def _zero(name: str, value: Tensor) -> Tensor:
+    assert name.startswith(_ADDED), name  # the configurations agree in everything else
+    return torch.zeros_like(value)
 
 
 def model_identity(model: ConsistencyModel) -> str:

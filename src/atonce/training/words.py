@@ -11,7 +11,7 @@ from atonce.core.errors import InputError
 from atonce.training.presets import PRESETS
 from atonce.training.recipe import Recipe
 
-_ELSEWHERE = ("images", "batch", "seed", "network", "init")  # these are given as arguments of the preset
+_ELSEWHERE = ("images", "batch", "seed", "network", "init", "teacher")  # these are given as arguments of the preset
 _MODEST = {"images": 2_000_000, "batch": 256}  # a budget for a first try; those of the papers take weeks
 
 
@@ -52,6 +52,6 @@ def _value(name: str, text: str) -> Any:
         value = {"True": True, "False": False, "None": None}[text] if text in ("True", "False", "None") else json.loads(text)
     except ValueError:
         value = text
-    if name == "ema" and isinstance(value, float):
+    if name == "ema" and isinstance(value, float | int | str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,101 @@
+"""The methods of the two papers side by side: one network, one image budget, one judge.
+
+    python benchmarks/methods.py run --data digits      train what is missing (resumable at any moment)
+    python benchmarks/methods.py judge --data digits    measure what is trained
+    python benchmarks/methods.py report                 docs/comparison.md and its picture from what is measured
+
+The teacher and each method see the same number of images; the distilled ones have the teacher's besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from cells import ONE_AND_TWO, Cell, judge_cell, run_all, train_cell
+
+TABLE = "methods"
+SEEDS = {"digits": (0, 1, 2), "fashion-14": (0,)}
+BUDGET = {"digits": 80_000, "fashion-14": 64_000}
+BATCH = 80
+
+
+def cells(data: str) -> list[Cell]:
+    """All lines for a data set; a teacher stands before its students."""
+    import atonce
+
+    images = BUDGET[data]
+    common: dict[str, Any] = {"network": "tiny", "dropout": 0.0, "lr": 2e-3, "lr_cooldown": 0.6, "ema": (0.999,)}
+    taught: dict[str, Any] = {"lr": 1e-3, "lr_cooldown": 0.6, "ema": (0.999,), "ema_rampup": 0.05, "teacher": "the teacher"}
+
+    def distilled(path: str) -> Any:
+        return lambda seed: atonce.recipes.cd(images, BATCH, seed, **taught, path=path)
+
+    return [
+        Cell(
+            "teacher",
+            lambda seed: atonce.recipes.diffusion(images, BATCH, seed, **common),
+            "EDM diffusion",
+            {"18 Heun steps": {"steps": 18}, "18 Euler steps": {"steps": 18, "sampler": "euler"}},
+        ),
+        Cell("cd-heun", distilled("heun"), "consistency distillation, Heun steps, N = 18", ONE_AND_TWO, "teacher"),
+        Cell("cd-euler", distilled("euler"), "consistency distillation, Euler steps, N = 18", ONE_AND_TWO, "teacher"),
+        Cell(
+            "progressive",
+            lambda seed: atonce.recipes.progressive(
+                images, BATCH, seed, teacher="the teacher", teacher_steps=32, lr=1e-3, lr_cooldown=0.8
+            ),
+            "progressive distillation, 32 to 1 steps",
+            {"1 step": {"steps": 1}, "2 steps": {"steps": 2, "ema": "2-steps"}},
+            "teacher",
+        ),
+        Cell(
+            "ct",
+            lambda seed: atonce.recipes.ct(images, BATCH, seed, **common, ema_rampup=0.05),
+            "consistency training (2023)",
+            ONE_AND_TWO,
+        ),
+        Cell(
+            "ict",
+            lambda seed: atonce.recipes.ict(images, BATCH, seed, **common, s0=10, s1=640),
+            "improved consistency training",
+            ONE_AND_TWO,
+        ),
+    ]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse the command line and work."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "cell", "judge", "report"])
+    parser.add_argument("--data", choices=list(SEEDS), default="digits")
+    parser.add_argument("--only", nargs="+", default=None, help="names of cells")
+    parser.add_argument("--seeds", nargs="+", type=int, default=None)
+    parser.add_argument("--again", action="store_true", help="measure again what is measured")
+    given = parser.parse_args(words)
+    if given.action == "report":
+        from methods_report import write
+
+        write()
+        return
+    chosen = [c for c in cells(given.data) if given.only is None or c.name in given.only]
+    if not chosen:
+        parser.error(f"no such cell; known: {', '.join(c.name for c in cells(given.data))}")
+    seeds = given.seeds or SEEDS[given.data]
+    if given.action == "run":
+        run_all(__file__, TABLE, given.data, chosen, seeds)
+        return
+    for seed in seeds:
+        for cell in chosen:
+            if given.action == "cell":
+                train_cell(TABLE, given.data, cell, seed)
+            else:
+                judge_cell(TABLE, given.data, cell, seed, given.again)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What is needed to rebuild a model beside its weights, and which options it can honour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from atonce.core.errors import InputError
+from atonce.networks.build import NetworkConfig
+from atonce.preconditioning import Preconditioning
+from atonce.sampling.times import check_times
+
+Kind = Literal["consistency", "flow_map", "denoiser"]
+Sampler = Literal["auto", "restart", "heun", "euler"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a class-conditional model is guided: D_u + w (D_c - D_u) of a denoiser, of which w = 1 is the plain conditional one.
+
+    Attributes:
+        form: ``"free"``: a denoiser that knows images without a class takes any scale, at two network calls; ``"fixed"``: the
+            scale was distilled into the weights; ``"embedded"``: the network is told the scale.
+        scales: Nothing, the one scale, or the lowest and highest.
+    """
+
+    form: Literal["free", "fixed", "embedded"]
+    scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the scales fit the form.
+
+        Raises:
+            InputError: They do not.
+        """
+        wanted = {"free": 0, "fixed": 1, "embedded": 2}.get(self.form)
+        if wanted is None or len(self.scales) != wanted or list(self.scales) != sorted(self.scales):
+            raise InputError(
+                f"guidance is {self.form!r} with scales {self.scales}: free has none, fixed one, embedded (low, high)"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is needed to rebuild a model, beside its weights."""
+
+    network: NetworkConfig
+    preconditioning: Preconditioning
+    kind: Kind = "consistency"
+    sigma_min: float = 0.002  # smallest noise level of training
+    sigma_max: float = 80.0  # noise level at which samples start
+    clip: tuple[float, float] | None = (-1.0, 1.0)  # range of the data; None for latents and signals
+    labels: tuple[str, ...] | None = None  # names of the classes
+    time_points: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # per number of steps; searched or chosen
+    sampler: Sampler = "auto"  # what "auto" means for this model, where it is not the kind's usual one
+    guidance: Guidance | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the parts cannot see alone.
+
+        Raises:
+            InputError: A field is out of its range or does not fit another.
+        """
+        if self.kind not in ("consistency", "flow_map", "denoiser"):
+            raise InputError(f"model kind {self.kind!r} is not known; known: consistency, flow_map, denoiser")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise InputError(
+                f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}: 0 < sigma_min < sigma_max must hold"
+            )
+        if self.labels is not None and len(self.labels) != self.network.labels:
+            raise InputError(f"{len(self.labels)} label names are given, but the network has {self.network.labels} classes")
+        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
+            raise InputError(f"clip is {self.clip}, must be a pair (low, high) or None")
+        if self.guidance is not None and not self.network.labels:
+            raise InputError("guidance needs a class-conditional network, this one has no labels")
+        if (self.guidance is not None and self.guidance.form == "embedded") != self.network.guidance:
+            raise InputError(f"guidance is {self.guidance}, the network has guidance={self.network.guidance}: they must agree")
+        for steps, points in self.time_points.items():
+            if check_times(points, self.preconditioning.sigma_end, self.sigma_max) != list(points) or len(points) != steps:
+                raise InputError(
+                    f"time_points for {steps} steps is {points}: give the {steps} starting points of the intervals"
+                )
+
+
+def guidance_scale(known: Guidance | None, guidance: float | Tensor | None, label: Tensor | None) -> float | Tensor | None:
+    """The scale that the network or the combination of two calls is to use.
+
+    Args:
+        known: How the model is guided, if it is.
+        guidance: The scale a caller asks for, one number or [B].
+        label: The classes of the images, int64 [B].
+
+    Returns:
+        The scale; ``None`` where there is nothing to do.
+
+    Raises:
+        InputError: The model cannot honour it.
+    """
+    if guidance is None:
+        # An embedded scale must be something: no guidance where that is in the range, else what is nearest.
+        return None if known is None or known.form != "embedded" else min(max(1.0, known.scales[0]), known.scales[1])
+    values = torch.as_tensor(guidance, dtype=torch.float32)
+    shown = f"guidance={float(values):g}" if values.numel() == 1 else "guidance"
+    if known is None:
+        raise InputError(f"{shown}: this model was not trained with guidance; leave it out")
+    if label is None or bool((label < 0).any()):
+        raise InputError(f"{shown} needs a class for each image: give labels")
+    if not bool(torch.isfinite(values).all()) or values.numel() not in (1, label.shape[0]):
+        raise InputError(f"{shown} must be one finite number, or one for each of {label.shape[0]} images")
+    if known.form == "fixed":
+        if not bool((values - known.scales[0]).abs().max() < 1e-6):
+            raise InputError(f"{shown}: scale {known.scales[0]:g} was fixed when this model was distilled; leave it out")
+        return None
+    if known.form == "embedded" and not bool(((values >= known.scales[0]) & (values <= known.scales[1])).all()):
+        raise InputError(f"{shown} is out of range: this model knows {known.scales[0]:g} to {known.scales[1]:g}")
+    return float(values) if values.numel() == 1 else values.to(label.device)
+
+
+def checked_labels(label: Tensor | Sequence[int] | int | None, n: int, classes: int) -> Tensor | None:
+    """Labels of n images as int64 [n]; ``None`` stays ``None``.
+
+    Args:
+        label: One label, or one for each image; negative means "no class".
+        n: Number of images.
+        classes: Classes of the model, 0 for an unconditional one.
+
+    Returns:
+        The labels, on the device they came on.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    if label is None:
+        return None
+    if not classes:
+        raise InputError("labels are given, but this model is unconditional: leave them out")
+    values = torch.as_tensor(label, dtype=torch.int64).reshape(-1)
+    if values.numel() == 1:
+        values = values.expand(n)
+    if values.numel() != n:
+        raise InputError(f"{values.numel()} labels are given for {n} images: give one, or one for each image")
+    if n and values.max() >= classes:
+        raise InputError(f"label {int(values.max())} is out of range: this model has {classes} classes, 0 to {classes - 1}")
+    return values

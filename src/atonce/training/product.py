@@ -1,0 +1,74 @@
+"""What a recipe makes: the configuration of its model and what the model's card says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atonce.model import Guidance, ModelConfig
+from atonce.preconditioning import Preconditioning
+from atonce.training.recipe import Recipe
+from atonce.training.schedule import halving_grid
+
+_LARGE = 64  # pixels from which images get the second time point published for ImageNet at 64x64
+_SECOND = 1.526 / 0.5
+
+
+def model_config(recipe: Recipe, preconditioning: Preconditioning, labels: tuple[str, ...] | None) -> ModelConfig:
+    """The configuration of the model that a recipe trains.
+
+    Args:
+        recipe: A resolved recipe.
+        preconditioning: Of its network.
+        labels: Names of the data's classes.
+
+    Returns:
+        The configuration.
+    """
+    assert not isinstance(recipe.network, str)  # it is resolved
+    guidance = None
+    if isinstance(recipe.guidance, tuple):
+        guidance = Guidance("embedded", recipe.guidance)
+    elif recipe.guidance is not None:
+        guidance = Guidance("fixed", (recipe.guidance,))
+    elif recipe.pairs == "denoising" and recipe.label_dropout:
+        guidance = Guidance("free")
+    times: dict[int, tuple[float, ...]] = {}
+    if recipe.pairs == "halving":
+        times = {n: tuple(halving_grid(recipe, n)[:-1]) for n in (1 << k for k in range(recipe.teacher_steps.bit_length() - 1))}
+    elif recipe.pairs != "denoising" and recipe.network.size >= _LARGE:
+        # The second of two steps: 1.526 on ImageNet 64x64 (Song and Dhariwal 2023), scaled with sigma_data.
+        second = _SECOND * float(recipe.sigma_data)
+        times = {2: (recipe.sigma_max, second)} if preconditioning.sigma_end < second < recipe.sigma_max else {}
+    return ModelConfig(
+        network=recipe.network,
+        preconditioning=preconditioning,
+        kind="denoiser" if recipe.pairs in ("denoising", "halving") else "consistency",
+        sigma_min=recipe.sigma_min,
+        sigma_max=recipe.sigma_max,
+        labels=labels if recipe.conditional else None,
+        time_points=times,
+        sampler="euler" if recipe.pairs == "halving" else "auto",
+        guidance=guidance,
+    )
+
+
+def model_facts(recipe: Recipe) -> dict[str, Any]:
+    """What the card of the model says of its recipe.
+
+    Args:
+        recipe: A resolved recipe.
+
+    Returns:
+        JSON values by name.
+    """
+    facts: dict[str, Any] = {"method": recipe.method, "ema": next(iter(recipe.averages))}
+    if recipe.teacher is not None:
+        facts["teacher"] = recipe.teacher
+    if isinstance(recipe.guidance, tuple):
+        low, high = recipe.guidance
+        facts["guidance"] = f"a condition of the network, from {low:g} to {high:g}; 1 is no guidance"
+    elif recipe.guidance is not None:
+        facts["guidance"] = f"fixed in distillation, scale {recipe.guidance:g}; 1 is no guidance"
+    if recipe.pairs == "halving":
+        facts["weights"] = "the one-step student; ema 2-steps and 4-steps are those of two and four steps"
+    return facts | {"recipe_digest": recipe.digest(), "recipe": recipe.as_dict()}
