@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 # Where the runs lie until they are measured: they are too large to be committed.
 RUNS = Path(os.environ.get("ATONCE_RUNS", ROOT / "runs"))
-SAMPLES = 10_000
+SAMPLES = 5_000
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def train_cell(table: str, data: str, cell: Cell, seed: int) -> None:
         if not (teacher / "cell.json").exists():
             print(f"{cell.name} {seed}: its teacher {cell.teacher} is not trained yet", flush=True)
             return
-        recipe = dataclasses.replace(recipe, teacher=str(teacher), init=str(teacher))
+        model = atonce.load(str(teacher))  # as a model it stands in the recipe by its digest, not by a path
+        recipe = dataclasses.replace(recipe, teacher=model, init=model)
     run = atonce.train(recipe, data_named(data), folder, **options)
     if not run.finished:
         raise SystemExit(130)
