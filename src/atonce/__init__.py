@@ -105,6 +105,7 @@ def train(
     from atonce.data.sources import open_data
     from atonce.training.loop import fit
     from atonce.training.options import Options
+    from atonce.training.recipe import DISTILLED
 
     known = set(Options.__dataclass_fields__)
     if unknown := sorted(set(options) - known):
@@ -112,7 +113,10 @@ def train(
     settings = Options(device=device, precision=precision, **options)  # type: ignore[arg-type]
     images = open_data(data, size=size, channels=channels)
     if teacher is not None:
-        recipe = dataclasses.replace(recipe, teacher=teacher)  # type: ignore[arg-type]  # a model or a name, until it is named
+        same: Any = {"teacher": teacher}  # a model or a name, until it is named
+        if recipe.path in DISTILLED and recipe.init is recipe.teacher:  # a student that starts from its teacher still does
+            same["init"] = teacher
+        recipe = dataclasses.replace(recipe, **same)
     recipe, init, distilled = _opened(recipe)
     return fit(recipe, images, out, resume=resume, options=settings, init=init, teacher=distilled, callback=callback)
 

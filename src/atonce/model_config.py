@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -67,6 +67,8 @@ class ModelConfig:
         """
         if self.kind not in ("consistency", "flow_map", "denoiser"):
             raise InputError(f"model kind {self.kind!r} is not known; known: consistency, flow_map, denoiser")
+        if self.sampler not in get_args(Sampler):
+            raise InputError(f"model sampler {self.sampler!r} is not known; known: {', '.join(get_args(Sampler))}")
         if not 0 < self.sigma_min < self.sigma_max:
             raise InputError(
                 f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}: 0 < sigma_min < sigma_max must hold"

@@ -130,7 +130,7 @@ def test_killed_at_random_moments(tools, victims, whole, tmp_path):
 def test_killed_at_twenty_random_moments_of_whole_processes(tools, tmp_path):
     """Every try is a fresh interpreter, so some of the moments fall into the start."""
     script = Path(__file__).with_name("victim.py")
-    options = {"images": 4800, "checkpoint_seconds": 0.3, **OPTIONS, "log_every": 160, "evaluate_every": 800}
+    options = {"images": 2400, "checkpoint_seconds": 0.3, **OPTIONS, "log_every": 160, "evaluate_every": 400}
 
     def start(folder):
         job = json.dumps({"out": str(folder), **options})

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.core.streams import Stream, bits, normal, uniform
-from atonce.data.geometry import rotation, stretch, warp
+from atonce.data.geometry import rotation, stretch, to_device, warp
 
 _FLIP = 0  # the step of the stream that is spent on flips
 _CHOICES = 1  # the step for what is applied, coins and angles
@@ -69,19 +69,20 @@ class Transformations:
     def labels(self) -> Tensor:
         """What the network is told: float32 [B, 9], zero for an image as it was.
 
-        The columns: x-flip, y-flip, scale, cos(angle) - 1, sin(angle), stretch cos(axis), stretch sin(axis), the two shifts
-        (Karras et al., 2022, appendix F.2 and table 6).
+        The columns: x-flip, y-flip, scale, cos(angle) - 1, sin(angle), stretch cos(axis), stretch sin(axis), the two shifts,
+        where scale, stretch and shifts are in standard deviations, so that all columns are of one size
+        (Karras et al., 2022, appendix F.2 and table 6: what is told are the unit normal numbers).
         """
         columns = [
             self.x_flip,
             self.y_flip,
-            self.scale,
+            self.scale / SCALE_STD,
             self.angle.cos() - 1,
             self.angle.sin(),
-            self.stretch * self.axis.cos(),
-            self.stretch * self.axis.sin(),
-            self.shift[:, 0],
-            self.shift[:, 1],
+            self.stretch / SCALE_STD * self.axis.cos(),
+            self.stretch / SCALE_STD * self.axis.sin(),
+            self.shift[:, 0] / SHIFT_STD,
+            self.shift[:, 1] / SHIFT_STD,
         ]
         return torch.stack([column.double() for column in columns], -1).float()
 
@@ -161,15 +162,10 @@ def augment(images: Tensor, seed: int, index: Tensor, probability: float) -> tup
     out = torch.where(_column(drawn.y_flip, device), out.flip(-2), out)
     if len(rows) > 0:
         sides = torch.tensor([images.shape[-1], images.shape[-2]], dtype=torch.float64)
-        place = _to_device(rows, device)
+        place = to_device(rows, device)
         out[place] = warp(out[place], drawn.matrices()[rows], drawn.shift[rows] * sides)
-    return out, _to_device(drawn.labels(), device)
+    return out, to_device(drawn.labels(), device)
 
 
 def _column(mask: Tensor, device: torch.device) -> Tensor:
-    return _to_device(mask, device)[:, None, None, None]
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on the device, without waiting for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return to_device(mask, device)[:, None, None, None]

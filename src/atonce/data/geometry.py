@@ -17,7 +17,7 @@ from torch import Tensor
 
 from atonce.core.errors import InputError
 
-# A filter reaches over this many pixels; with a Kaiser window of this shape it keeps waves longer than four pixels to 0.3 %.
+# A filter reaches over this many pixels; with a Kaiser window of this shape it keeps waves longer than four pixels to 0.4 %.
 _REACH, _SHAPE = 6, 4.0
 _FINE = 4  # points a pixel that the input is enlarged to
 _PIECE = 1 << 26  # enlarged points that are worked on at once
@@ -50,6 +50,19 @@ def stretch(log2_factor: Tensor, axis: Tensor) -> Tensor:
     return rotation(axis) @ diagonal @ rotation(-axis)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting for it.
+
+    Args:
+        tensor: Any, on the CPU.
+        device: Where it is needed.
+
+    Returns:
+        The tensor there; itself if it is there already.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def warp(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """Move what is at position p, counted from the middle of the image, to ``matrix`` p + ``shift``.
 
@@ -77,7 +90,7 @@ def warp(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     start = -(back @ offset[:, :, None])
     # Positions in units of half a side, as the sampling wants them: -1 and 1 are the outer edges of the image.
     half = torch.tensor([width, height], dtype=torch.float64)[:, None] / 2
-    coefficients = (torch.cat([back, start], -1) / half).float().to(images.device)
+    coefficients = to_device((torch.cat([back, start], -1) / half).float(), images.device)
     piece = max(1, _PIECE // max(1, _FINE**2 * images[:1].numel()))
     pairs = zip(images.float().split(piece), coefficients.split(piece), strict=True)
     return torch.cat([_resample(some, maps) for some, maps in pairs]).to(images.dtype)

@@ -160,7 +160,8 @@ class Engine:
         target = functools.partial(self.preconditioning, self._target_forward, **condition, masks=masks)
         given: Function | None = None
         if self.teacher is not None:
-            given = functools.partial(denoise, self.teacher, label=labels, guidance=scale, dtype=dtype)
+            told = condition.get("augment")
+            given = functools.partial(denoise, self.teacher, label=labels, guidance=scale, dtype=dtype, augment=told)
         terms = discrete(
             student,
             target if recipe.target in ("student", "ema") else None,
@@ -185,8 +186,7 @@ class Engine:
                 return teacher_step(teacher, 1 if self.recipe.path == "euler" else 2)
             case "two-steps":
                 assert teacher is not None
-                middle = draw_middle(self.recipe, stage, t.cpu().double()).to(t)
-                return two_steps(teacher if stage.index == 0 else target, middle)
+                return two_steps(teacher if stage.index == 0 else target, draw_middle(self.recipe, stage, t).to(t))
 
     def _weight(self, t: Tensor, r: Tensor) -> Tensor:
         match self.recipe.weight:

@@ -97,8 +97,8 @@ def fit(
     if world.device.type == "cpu":
         keep_freed_memory()
     resolved = resolve(recipe, data, init)
+    check_teacher(teacher, resolved, data)  # before the weights: where both are one model, its words are the plainer ones
     start = None if init is None else starting_weights(init, resolved)
-    check_teacher(teacher, resolved, data)
     if resolved.distance in PERCEPTUAL:
         open_distance(resolved.distance, channels=data.shape[0])  # says what is missing before the folder is made
     if not all_equal((resolved.digest(), data.digest())):
@@ -266,7 +266,8 @@ class _Loop:
             value, picture = self.monitor.measure(sample)
         except _Stopped:
             return
-        better = value < self.best
+        # Students of progressive distillation have fewer and fewer steps; the last one is the model that is wanted.
+        better = value < self.best or self.recipe.pairs == "halving"
         self.best = min(self.best, value)
         save_png(self.folder.samples / f"{seen:012d}.png", picture)
         if better:

@@ -69,6 +69,9 @@ def model_facts(recipe: Recipe) -> dict[str, Any]:
         facts["guidance"] = f"a condition of the network, from {low:g} to {high:g}; 1 is no guidance"
     elif recipe.guidance is not None:
         facts["guidance"] = f"fixed in distillation, scale {recipe.guidance:g}; 1 is no guidance"
-    if recipe.pairs == "halving":
-        facts["weights"] = "the one-step student; ema 2-steps and 4-steps are those of two and four steps"
+    elif recipe.pairs == "denoising" and recipe.label_dropout:
+        facts["guidance"] = "any scale, at two network calls instead of one; 1 is no guidance"
+    if recipe.pairs == "halving" and recipe.teacher_steps > 2:
+        others = "that of two steps is" if recipe.teacher_steps == 4 else "those of two and four steps are"
+        facts["weights"] = f"the one-step student; {others} kept under the names of ema"
     return facts | {"recipe_digest": recipe.digest(), "recipe": recipe.as_dict()}

@@ -136,6 +136,8 @@ class Recipe:
             self._check_halvings()
         if self.pairs in ("karras", "lognormal-intervals") and self.curriculum == "ict":
             n_ict(0, self.images, self.s0, self.s1)  # refuses a budget that is shorter than the stages
+        if self.mu != 0 and self.target != "ema":
+            raise InputError(f"recipe field mu is {self.mu!r}, which is for target='ema': set that, or mu=0.0")
         if self.label_dropout and not self.conditional:
             raise InputError("recipe field label_dropout needs conditional=True")
 
@@ -144,8 +146,8 @@ class Recipe:
         last = (self.steps - 1) * self.batch  # where the last whole batch begins; a stage that has none would teach nothing
         if self.images < stages * self.batch or last * stages // self.images < stages - 1:
             raise InputError(
-                f"recipe field images is {self.images}, too few for the {stages} halvings of teacher_steps={self.teacher_steps} "
-                f"in batches of {self.batch}: give {2 * stages * self.batch} or more, or fewer teacher_steps"
+                f"recipe field images is {self.images}, too few for the {stages} halvings of teacher_steps "
+                f"{self.teacher_steps} in batches of {self.batch}: give {2 * stages * self.batch} or more, or a lower one"
             )
 
     def _check_guidance(self) -> None:
@@ -162,9 +164,7 @@ class Recipe:
         if scales and not self.conditional:
             raise InputError("recipe field guidance needs labels: set conditional=True, with data and a teacher that have them")
         if isinstance(self.guidance, tuple) and self.pairs == "halving":
-            raise InputError(
-                "recipe field guidance must be one scale for progressive distillation, its student is not told any"
-            )
+            raise InputError("recipe field guidance must be one scale for progressive distillation")
 
     @property
     def averages(self) -> dict[str, Rate]:

@@ -96,9 +96,9 @@ def draw_middle(recipe: Recipe, stage: Stage, t: Tensor) -> Tensor:
         t: Noise levels where the steps start [B], as drawn by :func:`draw_pairs`.
 
     Returns:
-        float64 [B], on the CPU.
+        float64 [B], on the device of ``t``.
     """
-    fine = torch.tensor(halving_grid(recipe, 2 * (stage.points - 1)), dtype=torch.float64)
+    fine = torch.tensor(halving_grid(recipe, 2 * (stage.points - 1)), dtype=torch.float64, device=t.device)
     where = (t[:, None] - fine[None, ::2]).abs().argmin(1)
     return fine[2 * where + 1]
 

@@ -41,7 +41,8 @@ def resolve(recipe: Recipe, data: ImageData, init: ConsistencyModel | None = Non
         require_labels(data)
     if init is not None and init.shape != data.shape:
         theirs, ours = ("x".join(map(str, shape)) for shape in (init.shape, data.shape))
-        raise InputError(f"init is a model for {theirs} images, the data have {ours}: give data of its size, or no init")
+        who = "the teacher" if recipe.init and recipe.init == recipe.teacher else "init"
+        raise InputError(f"{who} is a model for {theirs} images, the data have {ours}: give data of its size, or another model")
     known = None if init is None else (init.config.network, init.sigma_data)
     return recipe.resolve(height, channels, data.num_classes, data.statistics().std, known)
 
@@ -74,9 +75,10 @@ def starting_weights(init: ConsistencyModel, recipe: Recipe) -> dict[str, Tensor
     free |= {"guidance"} if not theirs.get("guidance") else set()
     names = [name for name in ours if name not in free] + [name for name in theirs if name not in ours]
     if differs := [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]:
-        raise InputError(
-            f"init has another network ({'; '.join(differs)}): give the recipe the same network, or network='auto'"
-        )
+        remedy = "give the recipe the same network, or network='auto'"
+        if theirs.get("labels") and not ours.get("labels"):
+            remedy = "its labels cannot be left out, give the recipe conditional=True"
+        raise InputError(f"init has another network ({'; '.join(differs)}): {remedy}")
     if abs(init.sigma_data / float(recipe.sigma_data) - 1) > 0.01:
         raise InputError(
             f"init was trained with sigma_data {init.sigma_data:g}, the recipe has {recipe.sigma_data}: leave "
@@ -107,7 +109,7 @@ def model_identity(model: ConsistencyModel) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"{model.card.get('name', 'model')}, sha256 {digest.hexdigest()[:16]}"
 
 

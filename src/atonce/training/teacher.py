@@ -22,6 +22,7 @@ def denoise(
     label: Tensor | None,
     guidance: float | Tensor | None,
     dtype: torch.dtype,
+    augment: Tensor | None = None,
 ) -> Tensor:
     """D(x, sigma) of the teacher, guided where a scale is given, without the checks of the model's own call.
 
@@ -32,13 +33,15 @@ def denoise(
         label: Classes int64 [B]; a negative one is "no class".
         guidance: w of D_u + w (D_c - D_u), one number or [B].
         dtype: Precision of the network.
+        augment: Augmentation labels [B, A] of images that were augmented.
 
     Returns:
         [B, C, H, W].
     """
 
     def call(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        return teacher.config.preconditioning(teacher.network, x, sigma, dtype=dtype, label=label)
+        told = {} if augment is None else {"augment": augment if len(x) == len(augment) else torch.cat([augment, augment])}
+        return teacher.config.preconditioning(teacher.network, x, sigma, dtype=dtype, label=label, **told)
 
     return call(x, sigma, label) if guidance is None or label is None else guided(call, x, sigma, label, guidance)
 
@@ -80,6 +83,8 @@ def check_teacher(teacher: ConsistencyModel | None, recipe: Recipe, data: ImageD
         raise InputError(f"the teacher is class-conditional ({len(theirs)} labels): give the recipe conditional=True")
     if theirs is not None and ours is not None and theirs != ours:
         raise InputError(f"the teacher's labels are {_few(theirs)}, the data's {_few(ours)}: they must be the same")
+    if recipe.augment and not teacher.config.network.augment_labels:
+        raise InputError(f"recipe field augment is {recipe.augment:g}, the teacher has seen no augmented images: train it so")
     if recipe.guidance is not None and recipe.guidance != 1 and _label_dropout(teacher) == 0:
         raise InputError(
             f"guidance {recipe.guidance} needs a teacher that knows images without a class, this one was trained with "
