@@ -63,6 +63,7 @@ def cells(data: str) -> list[Cell]:
             mu="ct-code",
             mu0=0.9,
         ),
+        line("teacher-ema-0.9", "teacher", "target is a moving average, mu = 0.9", target="ema", mu=0.9),
         line("teacher-ema-0.99", "teacher", "target is a moving average, mu = 0.99", target="ema", mu=0.99),
         line("distance-l2", "distance", "squared L2", distance="l2"),
         line("distance-l1", "distance", "L1", distance="l1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ablation import BUDGET, GRIDS, SEEDS, TABLE, cells
 from cells import ROOT, Cell, results
-from tables import BLUE, GREY, NAMES, bars, cell_text, figure, measured, power_law, save, seeds_text
+from tables import BLUE, GREY, NAMES, bars, cell_text, figure, measured, plain_log, power_law, save, seeds_text
 
 PICTURES = ROOT / "docs" / "pictures"
 FIXED = "curriculum-fixed"  # the line with N = 641 throughout
@@ -82,8 +82,8 @@ def grid_lines() -> list[str]:
             ends = (falling[0][0], falling[-1][0])
             each.plot(ends, [a * n**-b for n in ends], color=GREY, linewidth=1.0, linestyle="--")
         if known:
-            each.set_xscale("log")
-            each.set_yscale("log")
+            plain_log(each.xaxis, each.set_xscale)
+            plain_log(each.yaxis, each.set_yscale)
         each.set_title(NAMES[data], fontsize=9)
         each.set_xlabel("intervals N - 1", fontsize=8)
         each.set_ylabel("Fréchet distance, 1 step", fontsize=8)

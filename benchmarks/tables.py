@@ -11,6 +11,7 @@ from typing import Any
 from cells import Cell, results, summary, text_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
 NAMES = {"digits": "digits, 8x8", "fashion-14": "Fashion-MNIST, 14x14", "fashion-28": "Fashion-MNIST, 28x28"}
@@ -50,7 +51,9 @@ def bars(axes: Any, names: Sequence[str], values: Sequence[Value | None], title:
     """Horizontal dots with intervals, one line for each name, on a logarithmic axis; ``base`` is drawn as a line."""
     for row, value in enumerate(values):
         if value is None:
-            axes.text(0.02, row, "not run", transform=axes.get_yaxis_transform(), va="center", color=GREY, fontsize=8)
+            axes.text(
+                0.99, row, "not run", transform=axes.get_yaxis_transform(), va="center", ha="right", color=GREY, fontsize=8
+            )
             continue
         mean, interval = value
         if interval is not None:
@@ -62,9 +65,17 @@ def bars(axes: Any, names: Sequence[str], values: Sequence[Value | None], title:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     if any(v is not None for v in values):
-        axes.set_xscale("log")
+        plain_log(axes.xaxis, axes.set_xscale)
     axes.tick_params(axis="x", labelsize=8, which="both")
     axes.set_title(title, fontsize=9)
+
+
+def plain_log(axis: Any, set_scale: Any) -> None:
+    """A logarithmic axis with numbers people read: 1, 2, 5, 10."""
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def power_law(n: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
