@@ -82,7 +82,7 @@ def test_a_cell_is_trained_measured_and_reported(module, monkeypatch, tmp_path):
     cells, methods, report = module("cells"), module("methods"), module("methods_report")
     monkeypatch.setattr(cells, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(cells, "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(cells, "SAMPLES", 300)
+    monkeypatch.setattr(cells, "SAMPLES", 100)
     monkeypatch.setattr(methods, "BUDGET", {"digits": 320, "fashion-14": 320})
     monkeypatch.setattr(report, "BUDGET", methods.BUDGET)
     monkeypatch.setattr(report, "ROOT", tmp_path)

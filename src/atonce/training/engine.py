@@ -324,7 +324,7 @@ class Engine:
         """torch.compile, tried on one small call; where the machine cannot, the run goes on uncompiled and says so."""
         compiled = torch.compile(self.network)
         try:
-            index = torch.arange(2)
+            index = torch.arange(min(self.recipe.batch, self.options.microbatch or self.recipe.batch))  # the size of the run
             self._forward = compiled
             self.terms(index, stage_at(self.recipe, 0), torch.float32)[0].loss.sum().backward()
             self._target_forward = torch.compile(self.target) if self.target is not None else compiled

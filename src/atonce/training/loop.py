@@ -28,7 +28,7 @@ from atonce.objectives.perceptual import FeatureDistance, open_distance
 from atonce.training.checkpoint import newest_checkpoint, save_checkpoint
 from atonce.training.engine import Engine
 from atonce.training.monitor import SEED, Monitor
-from atonce.training.options import Options, pick_device
+from atonce.training.options import Options, exact_float32, pick_device
 from atonce.training.posthoc import save_snapshot, snapshot_due
 from atonce.training.product import model_config, model_facts
 from atonce.training.recipe import Recipe
@@ -96,6 +96,8 @@ def fit(
     world = join_world(pick_device(options.device))
     if world.device.type == "cpu":
         keep_freed_memory()
+    else:
+        exact_float32()
     resolved = resolve(recipe, data, init)
     check_teacher(teacher, resolved, data)  # before the weights: where both are one model, its words are the plainer ones
     start = None if init is None else starting_weights(init, resolved)

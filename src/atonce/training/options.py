@@ -71,6 +71,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def exact_float32() -> None:
+    """Let float32 be float32 on CUDA: PyTorch's convolutions would round their inputs to TF32's 10 bits.
+
+    Where the ends of a pair are close, that is as coarse as what bfloat16 was given up for. It holds for the whole process.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively (elsewhere it would only be slower)."""
     if device.type == "cuda":
