@@ -189,12 +189,19 @@ def test_fields_may_be_given_together_or_one_by_one():
         ("conditional=True", "conditional", True),
         ("huber_c=null", "huber_c", None),
         ("huber_c=None", "huber_c", None),
-        ("mu=ct-paper", "mu", "ct-paper"),
+        ("sigma_data=measured", "sigma_data", "measured"),
         ("lr=3e-4", "lr", 3e-4),
     ],
 )
 def test_values_are_read_as_people_write_them(pair, name, value):
     assert getattr(recipe_from_words("ict", {"images": 10_000, "batch": 10}, [pair]), name) == value
+
+
+def test_a_decay_of_the_target_is_for_a_target_that_is_an_average():
+    pairs = ["mu=ct-paper", "target=ema"]
+    assert recipe_from_words("ict", {"images": 10_000, "batch": 10}, pairs).mu == "ct-paper"
+    with pytest.raises(InputError, match="recipe field mu is 'ct-paper', which is for target='ema'"):
+        recipe_from_words("ict", {"images": 10_000, "batch": 10}, pairs[:1])
 
 
 def test_a_budget_that_is_not_given_is_modest_or_the_presets_own():
