@@ -9,15 +9,13 @@ A cell that is not trained prints "not run". One thread is used; pin it and lowe
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from cells import ONE_AND_TWO, Cell, judge_cell, run_all, train_cell
+from cells import ONE_AND_TWO, Cell, command
 
 TABLE = "ablation"
 SEEDS = {"digits": (0, 1, 2), "fashion-14": (0,)}
@@ -79,31 +77,11 @@ def cells(data: str) -> list[Cell]:
     ]
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Parse the command line and work."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["run", "cell", "judge", "report"])
-    parser.add_argument("--data", choices=list(SEEDS), default="digits")
-    parser.add_argument("--only", nargs="+", default=None, help="names of cells")
-    parser.add_argument("--seeds", nargs="+", type=int, default=None)
-    parser.add_argument("--again", action="store_true", help="measure again what is measured")
-    given = parser.parse_args(words)
-    if given.action == "report":
-        from ablation_report import write
+    from ablation_report import write
 
-        write()
-        return
-    chosen = [c for c in cells(given.data) if given.only is None or c.name in given.only]
-    if not chosen:
-        parser.error(f"no such cell; known: {', '.join(c.name for c in cells(given.data))}")
-    seeds = given.seeds or SEEDS[given.data]
-    if given.action == "run":
-        run_all(__file__, TABLE, given.data, chosen, seeds)
-        return
-    work = train_cell if given.action == "cell" else judge_cell
-    for seed in seeds:
-        for cell in chosen:
-            work(TABLE, given.data, cell, seed, *([given.again] if given.action == "judge" else []))
+    command(__file__, __doc__ or "", TABLE, SEEDS, cells, write)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ which can be killed and started again at any moment, and leaves one JSON file be
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import datetime
 import json
@@ -181,6 +182,50 @@ def run_all(script: str, table: str, data: str, cells: Sequence[Cell], seeds: Se
             f"    {'done' if done.returncode == 0 else f'failed ({done.returncode})'} in {time.monotonic() - start:.0f} s",
             flush=True,
         )
+
+
+def command(
+    script: str,
+    what: str,
+    table: str,
+    seeds: Mapping[str, Sequence[int]],
+    cells_of: Callable[[str], list[Cell]],
+    report: Callable[[], None],
+) -> None:
+    """The command line of a table: ``run``, ``judge`` and ``report``; ``cell`` is what ``run`` starts for each.
+
+    Args:
+        script: The file of the table.
+        what: Its docstring.
+        table: Its name.
+        seeds: Seeds by data set.
+        cells_of: Lines of a data set.
+        report: Writes the page.
+    """
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "cell", "judge", "report"])
+    parser.add_argument("--data", choices=list(seeds), default="digits")
+    parser.add_argument("--only", nargs="+", default=None, help="names of cells")
+    parser.add_argument("--seeds", nargs="+", type=int, default=None)
+    parser.add_argument("--again", action="store_true", help="measure again what is measured")
+    given = parser.parse_args()
+    if given.action == "report":
+        report()
+        return
+    known = cells_of(given.data)
+    chosen = [cell for cell in known if given.only is None or cell.name in given.only]
+    if not chosen:
+        parser.error(f"no such cell; known: {', '.join(cell.name for cell in known)}")
+    chosen_seeds = given.seeds or seeds[given.data]
+    if given.action == "run":
+        run_all(script, table, given.data, chosen, chosen_seeds)
+        return
+    for seed in chosen_seeds:
+        for cell in chosen:
+            if given.action == "cell":
+                train_cell(table, given.data, cell, seed)
+            else:
+                judge_cell(table, given.data, cell, seed, given.again)
 
 
 def results(table: str, data: str, cell: str) -> list[dict[str, Any]]:

@@ -9,14 +9,12 @@ The teacher and each method see the same number of images; the distilled ones ha
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from cells import ONE_AND_TWO, Cell, judge_cell, run_all, train_cell
+from cells import ONE_AND_TWO, Cell, command
 
 TABLE = "methods"
 SEEDS = {"digits": (0, 1, 2), "fashion-14": (0,)}
@@ -83,33 +81,11 @@ def cells(data: str) -> list[Cell]:
     ]
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Parse the command line and work."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["run", "cell", "judge", "report"])
-    parser.add_argument("--data", choices=list(SEEDS), default="digits")
-    parser.add_argument("--only", nargs="+", default=None, help="names of cells")
-    parser.add_argument("--seeds", nargs="+", type=int, default=None)
-    parser.add_argument("--again", action="store_true", help="measure again what is measured")
-    given = parser.parse_args(words)
-    if given.action == "report":
-        from methods_report import write
+    from methods_report import write
 
-        write()
-        return
-    chosen = [c for c in cells(given.data) if given.only is None or c.name in given.only]
-    if not chosen:
-        parser.error(f"no such cell; known: {', '.join(c.name for c in cells(given.data))}")
-    seeds = given.seeds or SEEDS[given.data]
-    if given.action == "run":
-        run_all(__file__, TABLE, given.data, chosen, seeds)
-        return
-    for seed in seeds:
-        for cell in chosen:
-            if given.action == "cell":
-                train_cell(TABLE, given.data, cell, seed)
-            else:
-                judge_cell(TABLE, given.data, cell, seed, given.again)
+    command(__file__, __doc__ or "", TABLE, SEEDS, cells, write)
 
 
 if __name__ == "__main__":

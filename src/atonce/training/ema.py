@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -99,6 +100,7 @@ def parse_rate(value: float | str) -> Rate:
         raise InputError(f"the average {value!r} is not known: {_ACCEPTED}") from None
 
 
+@functools.lru_cache(maxsize=64)
 def gamma_of(sigma_rel: float) -> float:
     """Exponent of the power-function profile with a given relative width.
 

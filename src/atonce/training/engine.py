@@ -75,7 +75,8 @@ class Engine:
         if recipe.target in ("ema", "previous"):
             self.target = copy.deepcopy(self.network).requires_grad_(False)
             self.target_flat = FlatParameters(self.target)
-        self.averages = {name: Average(self.flat) for name in recipe.averages}
+        self.rates = recipe.averages
+        self.averages = {name: Average(self.flat) for name in self.rates}
         self.kept: dict[str, Tensor] = {}  # weights of earlier students of progressive distillation, flat
         kind = torch.optim.RAdam if recipe.optimizer == "radam" else torch.optim.Adam
         self.optimizer = kind([self.flat.values], lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), foreach=False)
@@ -113,17 +114,16 @@ class Engine:
             self.flat.gradient.copy_(all_sum(self.flat.gradient))
         self.meters[BINS, 0] += torch.linalg.vector_norm(self.flat.gradient).double()
         self.meters[BINS, 1] += 1
-        rate = learning_rate(recipe, self.images_seen)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(recipe, self.images_seen)
         self.optimizer.step()
         if recipe.target == "ema":
             # theta^- <- mu theta^- + (1 - mu) theta, after the optimiser's step: Song et al. 2023, Algorithm 2.
             with torch.no_grad():
                 self.target_flat.values.lerp_(self.flat.values, 1.0 - stage.mu)
         self.images_seen += recipe.batch
-        for name, width in recipe.averages.items():
-            beta = decay_at(width, batch=recipe.batch, images_seen=self.images_seen, rampup=recipe.ema_rampup)
+        for name, rate in self.rates.items():
+            beta = decay_at(rate, batch=recipe.batch, images_seen=self.images_seen, rampup=recipe.ema_rampup)
             self.averages[name].update(beta)
 
     def terms(self, index: Tensor, stage: Stage, dtype: torch.dtype) -> tuple[Terms, Tensor]:
