@@ -173,7 +173,7 @@ def test_fields_may_be_given_together_or_one_by_one():
 
     import functools
 
-    train = functools.wraps(cli.train)(train)
+    train = functools.wraps(cli.function_of("train"))(train)
     from atonce.core.commands import parse
 
     assert parse("atonce train", train, ["ict", "--set", "lr=1e-3", "dropout=0.2", "--set", "s1=10"])() == 0
