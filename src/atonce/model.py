@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from atonce.core.errors import InputError
 from atonce.core.records import Record
-from atonce.core.streams import Stream, normal, uniform
+from atonce.core.streams import Stream, normal
 from atonce.model_config import Guidance as Guidance
-from atonce.model_config import Kind, Sampler, checked_labels, guidance_scale
+from atonce.model_config import Kind, Sampler, checked_labels, default_batch, drawn_labels, guidance_scale
 from atonce.model_config import ModelConfig as ModelConfig
 from atonce.networks.build import build
 from atonce.sampling.guidance import guided
@@ -271,12 +271,11 @@ class ConsistencyModel(nn.Module):
             raise InputError(f"noise has shape {tuple(noise.shape)}, must be {(n, *self.shape)}")
         label = self._labels(labels, n)
         if label is None and self.config.network.labels:
-            u = uniform(keys, index, 1, Stream.LABEL)[:, 0]
-            label = (u * self.config.network.labels).long().to(self.device)
+            label = drawn_labels(keys, index, self.config.network.labels).to(self.device)
         scale = guidance_scale(self.config.guidance, guidance, label)
         twice = 2 if scale is not None and not self.config.network.guidance else 1
         network = self._network(ema)
-        size = batch or (256 if self.device.type == "cuda" else 64)
+        size = batch or default_batch(self.device)
         intervals = len(times) - (self.kind == "denoiser")  # a denoiser's times hold the end of the last one too
         out = torch.empty((n, *self.shape), dtype=torch.float32, device=self.device)
         for start in range(0, n, size):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from atonce.core.errors import InputError
+from atonce.core.streams import Stream, uniform
 from atonce.networks.build import NetworkConfig
 from atonce.preconditioning import Preconditioning
 from atonce.sampling.times import check_times
@@ -120,6 +121,27 @@ def guidance_scale(known: Guidance | None, guidance: float | Tensor | None, labe
     if known.form == "embedded" and not bool(((values >= known.scales[0]) & (values <= known.scales[1])).all()):
         raise InputError(f"{shown} is out of range: this model knows {known.scales[0]:g} to {known.scales[1]:g}")
     return float(values) if values.numel() == 1 else values.to(label.device)
+
+
+def drawn_labels(keys: int | Tensor, index: Tensor, classes: int) -> Tensor:
+    """The classes of images for which none are given, uniform and a function of seed and index.
+
+    Args:
+        keys: The seed, or one for each image, int64 [n].
+        index: Indices of the images, int64 [n].
+        classes: Classes of the model.
+
+    Returns:
+        int64 [n].
+    """
+    parts = (slice(start, start + (1 << 16)) for start in range(0, len(index), 1 << 16))  # the hash needs 32 bytes an image
+    drawn = [uniform(keys[p] if isinstance(keys, Tensor) else keys, index[p], 1, Stream.LABEL)[:, 0] for p in parts]
+    return (torch.cat(drawn) * classes).long() if drawn else torch.zeros(0, dtype=torch.int64)
+
+
+def default_batch(device: torch.device) -> int:
+    """Images computed at once where nobody says: 256 on a GPU, 64 elsewhere."""
+    return 256 if device.type == "cuda" else 64
 
 
 def checked_labels(label: Tensor | Sequence[int] | int | None, n: int, classes: int) -> Tensor | None:
