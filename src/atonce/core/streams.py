@@ -38,6 +38,7 @@ class Stream(enum.IntEnum):
     LABEL = 8  # labels drawn for sampling, label dropout
     WORLD = 9  # samples of the closed-form worlds
     GUIDANCE = 10  # guidance scales in training
+    EDIT = 11  # noise of edits
 
 
 def philox(
