@@ -20,6 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from results import write
+
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 
@@ -208,29 +211,7 @@ def main() -> None:
         RECORDS.mkdir(parents=True, exist_ok=True)
         (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
         print(json.dumps(record["measured"], indent=2), flush=True)
-    (ROOT / "RESULTS.md").write_text(results())
-
-
-def results() -> str:
-    """RESULTS.md from the records."""
-    lines = ["# Results", "", "Built by `python benchmarks/run.py` from `benchmarks/records/`; not edited by hand."]
-    for name in SECTIONS:
-        file = RECORDS / f"{name}.json"
-        if not file.exists():
-            continue
-        record = json.loads(file.read_text())
-        lines += ["", f"## {name}", "", record["what"], "", "| | |", "|---|---|"]
-        lines += [f"| {key} | {_text(value)} |" for key, value in record["measured"].items()]
-        lines += ["", f"`{record['command']}` at {str(record['commit'])[:12]}, {record['created'][:10]}, {record['machine']}"]
-    return "\n".join(lines) + "\n"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_text(v) for v in value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    write()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from atonce.core.version import VERSION as __version__
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from atonce import editing as edit
     from atonce.core.images import to_uint8 as to_uint8
     from atonce.core.records import Record
     from atonce.data.dataset import ImageData
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
     from atonce.training.loop import Run
     from atonce.training.recipe import Recipe
 
-__all__ = ["ConsistencyModel", "__version__", "evaluate", "load", "recipes", "to_uint8", "train"]
+__all__ = ["ConsistencyModel", "__version__", "edit", "evaluate", "load", "recipes", "to_uint8", "train"]
 
 _LAZY = {
     "ConsistencyModel": ("atonce.model", "ConsistencyModel"),
+    "edit": ("atonce.editing", None),
     "recipes": ("atonce.training.presets", None),
     "to_uint8": ("atonce.core.images", "to_uint8"),
 }
@@ -124,7 +127,7 @@ def train(
 def _opened(recipe: Recipe) -> tuple[Recipe, ConsistencyModel | None, ConsistencyModel | None]:
     """The models that a recipe starts from and distils, and the recipe with names for them that can be saved and compared."""
     from atonce.model import ConsistencyModel
-    from atonce.training.start import model_identity
+    from atonce.model_files import model_identity
 
     names: dict[str, str | None] = {}
     opened: dict[str, ConsistencyModel | None] = {}
@@ -162,7 +165,7 @@ def evaluate(
         reference: A file of reference statistics (EDM's ``.npz``).
         seed: Seed of the samples.
         batch: Images at once.
-        options: Further arguments of :func:`atonce.evaluation.evaluate.evaluate`.
+        options: Further arguments of :func:`atonce.evaluation.evaluate.evaluate`, ``teacher`` also as what :func:`load` takes.
 
     Returns:
         A record: ``rec.metrics["frechet"].value`` and ``.interval``, with everything needed to repeat it.
@@ -172,6 +175,8 @@ def evaluate(
     """
     from atonce.evaluation.evaluate import evaluate as measure
 
+    if isinstance(options.get("teacher"), (str, os.PathLike)):
+        options["teacher"] = load(options["teacher"])
     return measure(
         model_or_images,
         data,

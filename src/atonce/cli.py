@@ -14,7 +14,21 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "train a digit generator here in three to four minutes and explain what was seen"),
     "train": ("train:train", "train a model on your images, or continue a run"),
     "sample": ("sample:sample", "generate images"),
+    "edit inpaint": ("edit:inpaint", "make the masked pixels of a picture, keep all others"),
+    "edit outpaint": ("edit:outpaint", "make what lies around a picture"),
+    "edit colorize": ("edit:colorize", "give a grey picture colours"),
+    "edit upscale": ("edit:upscale", "make a picture with more pixels"),
+    "edit restore": ("edit:restore", "make what is not known: any combination of mask, grey and small"),
+    "edit stroke": ("edit_noise:stroke", "turn a sketch into a picture"),
+    "edit variations": ("edit_noise:variations", "make other pictures like one"),
+    "edit local": ("edit_noise:local", "change a masked part of a picture, keep its coarse content"),
+    "edit denoise": ("edit_noise:denoise", "take noise out of a picture"),
+    "edit interpolate": ("edit_noise:interpolate", "make the pictures between two"),
     "eval": ("evaluate:evaluate", "measure a model against data"),
+    "search": ("search:search", "find the time points at which a model samples best"),
+    "bench quality": ("bench:bench_quality", "compare models: quality against network calls and seconds"),
+    "bench compare": ("compare:bench_compare", "compare records, if they may be compared"),
+    "inspect": ("inspect:inspect", "make a page that shows what a model does"),
     "data inspect": ("data:data_inspect", "say what is in a data set and what it means for training"),
     "gallery": ("gallery:gallery", "list the models that come with the package"),
     "doctor": ("doctor:doctor", "check this machine"),
@@ -85,6 +99,6 @@ def _no_verb(words: list[str]) -> int:
 
 def _usage(verbs: Sequence[str] = tuple(VERBS)) -> str:
     width = max(map(len, verbs))
-    lines = ["usage: atonce VERB ...", "", "One-step generative models: train, sample, measure.", ""]
+    lines = ["usage: atonce VERB ...", "", "One-step generative models: train, sample, edit, measure.", ""]
     lines += [f"  {verb:{width}}  {VERBS[verb][1]}" for verb in verbs]
     return "\n".join([*lines, "", "atonce VERB --help says more, with an example that runs. First: atonce demo"])

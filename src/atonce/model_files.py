@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from atonce.core.errors import InputError, MissingExtraError, ModelFileError
@@ -72,6 +73,17 @@ def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:  # the library wraps the operating system's error
         raise OSError(errno.ENOSPC if "No space" in str(error) else errno.EIO, str(error)) from error
+
+
+def weights_digest(model: ConsistencyModel) -> str:
+    """Hex SHA-256 of a model's weights as a model folder keeps them, in the precision that they have."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    return hashlib.sha256(save(state, metadata={"format": "pt"})).hexdigest()
+
+
+def model_identity(model: ConsistencyModel) -> str:
+    """A name for a model that was given as an object: its card's, if it has one, and the start of its weights' digest."""
+    return f"{model.card.get('name', 'model')}, sha256 {weights_digest(model)[:16]}"
 
 
 def load_model(folder_or_hub_id: Path | str) -> ConsistencyModel:

@@ -24,9 +24,9 @@ from gpu_train import _seconds_for, train_job
 import atonce
 from atonce.core.errors import InputError, ModelFileError
 from atonce.model import ConsistencyModel
+from atonce.model_files import model_identity
 from atonce.training.checkpoint import newest_checkpoint
 from atonce.training.rundir import RunFolder
-from atonce.training.start import model_identity
 
 MIB, IMAGES, BATCH = 1 << 20, 80, 16
 # Five steps in each of two stages, whatever the rate of this machine.

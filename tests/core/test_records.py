@@ -11,8 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import atonce
 from atonce.core.errors import DataError, InputError
-from atonce.core.records import Metric, Record, Source, command_line, commit, comparable, make_record
+from atonce.core.records import (
+    CONDITIONS,
+    Metric,
+    Record,
+    Source,
+    command_line,
+    commit,
+    comparable,
+    conditions,
+    make_record,
+)
 
 BASE = make_record(
     {
@@ -39,6 +50,41 @@ def record(**changes: Any) -> Record:
 def test_as_dict_and_back() -> None:
     made = record()
     assert Record.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+
+
+NEW = {
+    "model": "digits, sha256 ab", "split": "test", "sigmas": (80.0, 0.5), "guidance": 1.5, "sampler": "heun", "ema": "0.999",
+    "labels": "balanced", "teacher": Source("runs/teacher", "dd"),
+}  # fmt: skip
+
+
+def test_conditions_survive_json() -> None:
+    made = record(**NEW, metrics={"m": Metric(1.0, count=12)})
+    assert Record.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+
+
+def test_records_of_older_versions_are_read() -> None:
+    values = record().as_dict()
+    for name in NEW:
+        del values[name]
+    for metric in values["metrics"].values():
+        del metric["count"]
+    assert Record.from_dict(values) == record()
+
+
+def test_the_records_of_the_gallery_are_read() -> None:
+    found = list((Path(atonce.__file__).parent / "gallery").glob("*/records.json"))
+    assert found
+    for file in found:
+        for values in json.loads(file.read_text()):
+            assert Record.from_dict(values).metrics
+
+
+def test_conditions_in_words() -> None:
+    told = conditions(record(**NEW))
+    assert set(told) == set(CONDITIONS)
+    assert (told["sigmas"], told["guidance"], told["teacher"], told["steps"]) == ("80, 0.5", "1.5", "runs/teacher", "1")
+    assert conditions(record())["sigmas"] == "-"
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -82,7 +128,10 @@ def test_an_interval_has_an_order() -> None:
 
 
 def test_what_one_compares_may_differ() -> None:
-    other = record(steps=2, calls=2, seed=9, recipe="zz", device="cuda", commit=None, notes=())
+    other = record(
+        steps=2, calls=2, seed=9, recipe="zz", device="cuda", commit=None, notes=(), guidance=2.0, sampler="heun", ema="0.9",
+        sigmas=(80.0, 1.0), labels="balanced", model="another",
+    )  # fmt: skip
     assert comparable(record(), other) is None
 
 
@@ -100,12 +149,22 @@ def test_what_one_compares_may_differ() -> None:
         ({"rounding": "floor(127.5 (x + 1))"}, "rounded differently"),
         ({"metrics": {"kid": Metric(0.1)}}, "share no metric"),
         ({"metrics": {"precision": Metric(0.5, settings="k=5")}}, "precision has different settings: k=3 and k=5"),
+        ({"labels": "all 3"}, "classes asked for differ: none and all 3"),
+        ({"labels": "given, sha256 12"}, "classes asked for differ"),
         ({"extractor": Source("pixels", "aa", seen_in_training=True)}, "seen in training"),
     ],
 )
 def test_what_must_not_be_compared(changes: dict[str, object], reason: str) -> None:
     assert re.search(reason, comparable(record(), record(**changes)) or "")
     assert comparable(record(**changes), record()) is not None
+
+
+def test_distances_to_different_teachers() -> None:
+    metrics = {"teacher_distance": Metric(0.1)}
+    one, other = (record(metrics=metrics, teacher=Source(name, name)) for name in ("a", "b"))
+    assert comparable(one, other) == "the teachers differ: a and b"
+    assert comparable(one, one) is None
+    assert comparable(record(teacher=Source("a", "a")), record(teacher=Source("b", "b"))) is None  # no such distance
 
 
 def test_damaged_records_are_named(tmp_path: Path) -> None:
@@ -126,6 +185,8 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
         values | {"metrics": {"m": {"worth": 1}}},
         values | {"extractor": None},
         values | {"metrics": 3},
+        values | {"teacher": "one"},
+        values | {"sigmas": ["high"]},
     ):
         with pytest.raises(DataError, match="damaged"):
             Record.from_dict(broken)

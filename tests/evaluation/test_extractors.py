@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,20 @@ from torch import Tensor
 
 from atonce.core.errors import InputError, MissingExtraError
 from atonce.core.images import from_uint8
-from atonce.evaluation.extractors import Extractor, effnet_lite0, mark_seen, open_extractor, pixels, seen_digests
+from atonce.core.streams import Stream, normal
+from atonce.data.sources import open_data
+from atonce.evaluation.classifier import classifier_extractor
+from atonce.evaluation.extractors import (
+    Extractor,
+    automatic,
+    effnet_lite0,
+    mark_seen,
+    open_extractor,
+    pixels,
+    seen_digests,
+)
+from atonce.evaluation.frechet import frechet_distance, joined
+from atonce.evaluation.gather import gather
 from atonce.networks import efficientnet
 
 needs_weights = pytest.mark.skipif(
@@ -39,8 +53,39 @@ def test_names() -> None:
     own = Extractor("mine", "d", 2, lambda x: x.flatten(1)[:, :2].double(), seen_in_training=True)
     assert open_extractor(own, (1, 8, 8)) is own
     assert own.source().seen_in_training
-    with pytest.raises(InputError, match="'vgg' is unknown: choose one of auto, pixels"):
-        open_extractor("vgg", (1, 8, 8))
+    for name in ("vgg", "", ":", "pixels:x", "effnet-lite0:/some/file", "inceptions"):
+        with pytest.raises(InputError, match=f"'{name}' is unknown: choose one of auto, pixels, effnet-lite0, classifier, inc"):
+            open_extractor(name, (1, 8, 8))
+
+
+def test_auto_is_a_network_for_photographs_and_pixels_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet, "weights_path", lambda: None)  # the package is installed
+    for shape in ((1, 8, 8), (1, 28, 28), (1, 64, 64), (3, 31, 64), (3, 64, 31), (4, 32, 32)):
+        assert automatic(shape) == "pixels"
+    assert automatic((3, 32, 32)) == automatic((3, 256, 512)) == "effnet-lite0"
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert open_extractor("auto", (3, 64, 64)).name == "pixels"
+
+
+def test_a_classifiers_head_gives_its_probabilities() -> None:
+    data = open_data("digits", split="test")
+    extractor = classifier_extractor(data, quiet=True)
+    judge = extractor.function.__self__  # type: ignore[attr-defined]
+    images = data.images[:130]
+    assert extractor.batch == 100
+    assert extractor.head is not None
+    torch.testing.assert_close(extractor.head(extractor(images)).softmax(1), judge.probabilities(images), rtol=1e-5, atol=1e-9)
+
+
+def test_extraction_knows_no_autocast() -> None:
+    weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    own = Extractor("mine", "d", 4, lambda x: x.flatten(1).float() @ weight)
+    images = torch.randint(0, 256, (3, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = own(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(own(images), expected)
+        assert (images.flatten(1).float() @ weight).dtype == torch.bfloat16
 
 
 def test_only_quantised_images_of_the_right_shape() -> None:
@@ -134,3 +179,25 @@ def test_efficientnet_features() -> None:
         for s in (0.02, 0.05, 0.1)
     ]
     assert 0 < moved[0] < moved[1] < moved[2]
+    # The head gives ImageNet's classes: this is a temple, whichever of the likeliest five says so.
+    assert extractor.head is not None
+    torch.testing.assert_close(
+        extractor.head(extractor(large)).float(), efficientnet.load().logits(large / 255), rtol=1e-3, atol=1e-3
+    )
+
+
+@needs_weights
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.timeout(7200)
+def test_cifar_train_against_test_gives_the_known_distance(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 training images against 2,000 test images: 20.0; with Gaussian noise of std 0.02 on the latter: 55.4."""
+    monkeypatch.setenv("ATONCE_DATA", str(data_root))
+    train, test = (open_data("cifar10", split=split).images[:2000] for split in ("train", "test"))
+    z = normal(0, torch.arange(2000), (3, 32, 32), Stream.EVALUATE)
+    noisy = (test + 255 * 0.02 * z).round().clamp(0, 255).to(torch.uint8)
+    extractor = effnet_lite0()
+    make = lambda x: lambda first, n: x[first : first + n]
+    moments = [joined(gather(make(x), 2000, extractor, batch=100, blocks=1).blocks).moments() for x in (train, test, noisy)]
+    assert frechet_distance(moments[1], moments[0]) == pytest.approx(20.0, abs=0.1)
+    assert frechet_distance(moments[2], moments[0]) == pytest.approx(55.4, abs=0.6)

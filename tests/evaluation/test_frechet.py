@@ -8,6 +8,7 @@ from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.evaluation.frechet import BLOCKS, FeatureStatistics, Moments, frechet_distance, frechet_metric
+from atonce.evaluation.gather import block_of
 
 
 def draw(n: int, d: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -22,7 +23,8 @@ def statistics(x: Tensor, *cuts: int) -> FeatureStatistics:
 
 
 def blocks(x: Tensor, k: int = BLOCKS) -> list[FeatureStatistics]:
-    return [statistics(x[i::k]) for i in range(k)]
+    of = block_of(torch.arange(len(x)), k)
+    return [statistics(x[of == i]) for i in range(k)]
 
 
 def test_statistics_of_a_few_numbers() -> None:
@@ -87,6 +89,15 @@ def test_distance_is_symmetric_nonnegative_and_zero_on_equals(d: int, seed: int)
 def test_a_shift_adds_its_square(shift: float, seed: int) -> None:
     x = draw(50, 3, seed)
     assert frechet_distance(statistics(x), statistics(x + shift)) == pytest.approx(3 * shift**2, rel=1e-7, abs=1e-9)
+
+
+@given(st.floats(0.01, 100), st.permutations(range(40)), st.integers(0, 1000))
+def test_scale_and_order(scale: float, order: list[int], seed: int) -> None:
+    """The distance is of the squared unit of the features, and the order of the samples is nothing to it."""
+    x, y = draw(40, 3, seed), draw(30, 3, seed + 1, 0.5, 2.0)
+    distance = frechet_distance(statistics(x), statistics(y))
+    turned = frechet_distance(statistics(scale * x[torch.tensor(order)]), statistics(scale * y))
+    assert turned == pytest.approx(scale**2 * distance, rel=1e-8)
 
 
 def test_the_interval_is_the_spread_of_new_draws() -> None:

@@ -28,6 +28,12 @@ def test_symmetric(seed: int) -> None:
     assert squared_mmd(x, y) == pytest.approx(squared_mmd(y, x), rel=1e-9, abs=1e-12)
 
 
+@given(st.permutations(range(12)), st.integers(0, 1000))
+def test_the_order_of_samples_does_not_matter(order: list[int], seed: int) -> None:
+    x, y = draw(12, seed), draw(15, seed + 1, 0.3)
+    assert squared_mmd(x[torch.tensor(order)], y) == pytest.approx(squared_mmd(x, y), rel=1e-9, abs=1e-12)
+
+
 def test_subsets_repeat_nothing_and_depend_on_the_arguments_alone() -> None:
     first = subset(100, 40, 7, 3, 0)
     assert len(set(first.tolist())) == 40

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.evaluation import neighbours
-from atonce.evaluation.manifold import density_coverage, mean_metric, precision_recall
+from atonce.evaluation.manifold import density_coverage, precision_recall
+from atonce.evaluation.resampling import mean_metric
 
 
 def draw(n: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -72,3 +75,13 @@ def test_the_interval_is_that_of_a_share() -> None:
 def test_k_must_fit() -> None:
     with pytest.raises(InputError, match=r"between 1 and the number of samples minus one \(2\), got 3"):
         precision_recall(draw(9, 0), draw(3, 1))
+
+
+@given(st.floats(0.01, 100), st.permutations(range(40)), st.integers(0, 1000))
+def test_scale_and_order(scale: float, order: list[int], seed: int) -> None:
+    """Neither the unit of the features nor the order of the samples matters."""
+    x, y = (torch.randn(40, 3, generator=torch.Generator().manual_seed(seed + i), dtype=torch.float64) for i in (0, 1))
+    rows = torch.tensor(order)
+    one = precision_recall(x, y) | density_coverage(x, y)
+    other = precision_recall(scale * x[rows], scale * y) | density_coverage(scale * x[rows], scale * y)
+    assert {k: m.value for k, m in other.items()} == pytest.approx({k: m.value for k, m in one.items()}, rel=1e-9)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.core.streams import Stream, normal
-from atonce.evaluation.selfconsistency import consistency_gap
+from atonce.evaluation.selfconsistency import consistency_gap, gap_metrics, gap_norms
 
 GRID = [0.002, 0.1, 1.0, 10.0, 80.0]
 
@@ -70,3 +70,19 @@ def test_a_bad_grid_is_named(grid: list[float]) -> None:
 def test_bad_data_are_named() -> None:
     with pytest.raises(InputError, match="uint8"):
         consistency_gap(lambda x, sigma: x, torch.zeros(4, 1, 2, 2, dtype=torch.uint8), GRID)
+
+
+def test_the_gap_as_metrics() -> None:
+    f = lambda x, sigma: torch.tanh(x / (1 + sigma))
+    norms = gap_norms(f, data(), GRID)
+    curve = consistency_gap(f, data(), GRID)
+    assert norms.mean(0).tolist() == pytest.approx(curve.gaps)
+    found, note = gap_metrics(norms, 18, GRID)
+    mean, largest = found["consistency_gap"], found["consistency_gap_largest"]
+    assert mean.value == pytest.approx(sum(curve.gaps) / 4 / 18**0.5)
+    assert largest.value == pytest.approx(max(curve.gaps) / 18**0.5)
+    place = curve.gaps.index(max(curve.gaps))
+    assert note == f"the consistency gap is largest between sigma {GRID[place]:.3g} and {GRID[place + 1]:.3g}"
+    assert mean.interval is not None
+    assert mean.interval[0] < mean.value < mean.interval[1]
+    assert (mean.count, mean.settings) == (64, "4 intervals from 0.002 to 80")

@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from atonce.evaluation.frechet import FeatureStatistics, Moments, frechet_distance
 from atonce.evaluation.kernel import kernel_metric, squared_mmd, subset
 from atonce.evaluation.manifold import density_coverage, precision_recall
+from atonce.evaluation.score import split_scores
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -111,3 +112,8 @@ def test_manifolds_equal_a_plain_neighbour_search(k: int) -> None:
     got = precision_recall(x, y, k=k) | density_coverage(x, y, k=k)
     assert {name: metric.value for name, metric in got.items()} == pytest.approx(expected, rel=1e-12)
     assert 0.1 < expected["precision"] < 1  # a case where the numbers are not trivial
+
+
+def test_inception_score_vector() -> None:
+    p = tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.25, 0.5, 0.25]])
+    assert split_scores(p, 1) == [pytest.approx(1.2467337681, abs=1e-10)]

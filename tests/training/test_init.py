@@ -19,6 +19,7 @@ from atonce.data.augment import AUGMENT_LABELS
 from atonce.data.dataset import ImageData
 from atonce.data.sources import open_data
 from atonce.model import ConsistencyModel, Guidance, ModelConfig
+from atonce.model_files import model_identity
 from atonce.networks.adm import ADMConfig
 from atonce.networks.build import NetworkConfig, build
 from atonce.networks.unet import UNetConfig
@@ -27,7 +28,7 @@ from atonce.training import presets
 from atonce.training.engine import Engine
 from atonce.training.recipe import Recipe
 from atonce.training.rundir import RunFolder
-from atonce.training.start import model_identity, resolve, starting_weights
+from atonce.training.start import resolve, starting_weights
 
 UNET = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,))
 NCSN = dataclasses.replace(UNET, embedding="fourier", noise_mult=2, encoder="residual", taps=(1, 3, 3, 1))

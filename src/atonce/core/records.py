@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import math
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from atonce.core.errors import DataError, InputError
 from atonce.core.files import write_json
+from atonce.core.provenance import command_line as command_line
+from atonce.core.provenance import commit as commit
+from atonce.core.provenance import versions as versions
 
 ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
 """How samples in [-1, 1] became 0..255 before anything was measured (``atonce.core.images.to_uint8``)."""
@@ -34,6 +32,7 @@ class Metric:
         higher_is_better: True for precision, False for a distance, None where neither end is good (a share of classes).
         unit: What the number counts, for example ``"share"`` or ``"squared distance"``.
         settings: Choices that change the number, for example ``"k=3"``; part of what makes two values comparable.
+        count: Number of items behind it, where that is not the record's number of samples (one class, a few probes).
     """
 
     value: float
@@ -41,6 +40,7 @@ class Metric:
     higher_is_better: bool | None = False
     unit: str = ""
     settings: str = ""
+    count: int | None = None
 
     def __post_init__(self) -> None:
         numbers = (self.value, *(self.interval or ()))
@@ -94,6 +94,14 @@ class Record:
         created: UTC time, ISO 8601.
         versions: Versions of atonce, Python, torch and numpy.
         notes: What a reader must know beside the numbers.
+        model: Name of the model and the start of a digest of the weights that made the samples.
+        split: Part of the data that was compared with, where one was asked for.
+        sigmas: Starting noise levels of the intervals, where they were given.
+        guidance: Scale of guidance, where one was asked for or is fixed in the weights.
+        sampler: The sampler, where one was asked for.
+        ema: Name of the set of weights, where one was asked for.
+        labels: Which classes were asked for, in words; None for an unconditional model and for images without labels.
+        teacher: The denoiser that the samples were held against, for a distance to it.
     """
 
     metrics: Mapping[str, Metric]
@@ -112,6 +120,14 @@ class Record:
     created: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    model: str | None = None
+    split: str | None = None
+    sigmas: tuple[float, ...] | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    ema: str | None = None
+    labels: str | None = None
+    teacher: Source | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON values; :meth:`from_dict` gives it back."""
@@ -124,11 +140,12 @@ class Record:
         out["metrics"] = {name: metric.as_dict() for name, metric in self.metrics.items()}
         out["versions"] = dict(self.versions)
         out["notes"] = list(self.notes)
+        out["sigmas"] = None if self.sigmas is None else list(self.sigmas)
         return out
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Record:
-        """The record that :meth:`as_dict` wrote.
+        """The record that :meth:`as_dict` wrote; conditions that an older version did not note are None.
 
         Args:
             values: The JSON values.
@@ -146,6 +163,9 @@ class Record:
         try:
             metrics = {name: _metric(entry) for name, entry in dict(values.pop("metrics")).items()}
             sources: dict[str, Any] = {name: Source(**values.pop(name)) for name in ("extractor", "reference", "data")}
+            teacher, sigmas = values.pop("teacher", None), values.pop("sigmas", None)
+            sources["teacher"] = None if teacher is None else Source(**teacher)
+            values["sigmas"] = None if sigmas is None else tuple(map(float, sigmas))
             notes = tuple(values.pop("notes", ()))
             return cls(metrics=metrics, notes=notes, **sources, **values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -188,8 +208,9 @@ def _metric(entry: Mapping[str, Any]) -> Metric:
 def comparable(a: Record, b: Record) -> str | None:
     """Why two records must not be compared, or None where they may.
 
-    Steps, seed, device and recipe may differ: that is what one compares. What the numbers are measured with may not, and
-    a distance also depends on how many samples it was estimated from (fewer samples, larger value).
+    Steps, seed, device, recipe, guidance and the like may differ: that is what one compares (:func:`conditions` shows them).
+    What the numbers are measured with may not, and a distance also depends on how many samples it was estimated from (fewer
+    samples, larger value). Samples of all classes cannot be compared with samples of some, nor with another choice of labels.
 
     Args:
         a: One record.
@@ -208,6 +229,8 @@ def comparable(a: Record, b: Record) -> str | None:
         return f"the references differ: {_both(one, a.reference.digest, other, b.reference.digest)}"
     if a.samples != b.samples:
         return f"the sample counts differ: {a.samples} and {b.samples}"
+    if a.labels != b.labels and any(not _drawn_from_all(record.labels) for record in (a, b)):
+        return f"the classes asked for differ: {a.labels or 'none'} and {b.labels or 'none'}"
     if a.rounding != b.rounding:
         return f"the images were rounded differently: {a.rounding} and {b.rounding}"
     shared = [name for name in a.metrics if name in b.metrics]
@@ -217,83 +240,50 @@ def comparable(a: Record, b: Record) -> str | None:
         one, other = a.metrics[name].settings, b.metrics[name].settings
         if one != other:
             return f"{name} has different settings: {one or 'none'} and {other or 'none'}"
+        if name.startswith("teacher_") and _digest(a.teacher) != _digest(b.teacher):
+            return f"the teachers differ: {_name(a.teacher)} and {_name(b.teacher)}"
     return None
+
+
+CONDITIONS = (
+    "model", "recipe", "data", "split", "samples", "seed", "steps", "calls", "sigmas", "guidance", "sampler", "ema", "labels",
+    "teacher", "device", "commit",
+)  # fmt: skip
+"""What is told of a record beside its numbers, in the order of importance for a reader."""
+
+BALANCED, UNIFORM = "balanced", "drawn uniformly"
+"""Words for labels that cover all classes alike."""
+
+
+def conditions(record: Record) -> dict[str, str]:
+    """How the numbers of a record came about, as words by name; what is not known is a dash."""
+    out = {}
+    for name in CONDITIONS:
+        value = getattr(record, name)
+        if isinstance(value, Source):
+            value = value.name
+        elif isinstance(value, tuple):
+            value = ", ".join(f"{number:g}" for number in value)
+        out[name] = "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return out
+
+
+def _drawn_from_all(labels: str | None) -> bool:
+    return labels in (None, BALANCED, UNIFORM)
+
+
+def _digest(source: Source | None) -> str | None:
+    return None if source is None else source.digest
+
+
+def _name(source: Source | None) -> str:
+    return "none" if source is None else source.name
 
 
 def _both(a: str, digest_a: str, b: str, digest_b: str) -> str:
     if a == b:
         return f"{a} with digests {digest_a[:12]} and {digest_b[:12]}"
     return f"{a} and {b}"
-
-
-def command_line(arguments: Sequence[str] | None = None) -> str:
-    """The command that runs, without paths of the machine.
-
-    The program is given by its name; absolute paths among the arguments become relative to the working folder where
-    they lie below it, and their last part elsewhere.
-
-    Args:
-        arguments: The words of the command; ``sys.argv`` by default.
-
-    Returns:
-        One line, quoted for a shell.
-    """
-    words = list(sys.argv if arguments is None else arguments)
-    if not words or not words[0] or words[0] == "-c":
-        return "python"
-    program = Path(words[0])
-    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else shlex.quote(program.name)
-    return " ".join([name, *(shlex.quote(_without_machine(word)) for word in words[1:])])
-
-
-def _without_machine(word: str) -> str:
-    head, equals, tail = word.rpartition("=")
-    path = Path(tail).expanduser() if tail.startswith("~") else Path(tail)
-    if not path.is_absolute():
-        return word
-    here = Path.cwd()
-    shown = path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
-    return f"{head}{equals}{shown or '/'}"
-
-
-def commit(package: Path | None = None) -> str | None:
-    """The commit of the checkout that the package is imported from.
-
-    Args:
-        package: Folder of the package; atonce's own by default.
-
-    Returns:
-        The full hash, with ``+changes`` where files of the package differ from it; None where the package is not a
-        tracked part of a git checkout (an installed copy, even one inside somebody's repository) or git is absent.
-    """
-    folder = package if package is not None else Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
-        return None
-    head = git("rev-parse", "HEAD")
-    if head is None:
-        return None
-    return head + ("+changes" if git("status", "--porcelain", "--", ".") else "")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers; packages that are not installed as such are given as ``"source"``."""
-    out = {"python": platform.python_version()}
-    for package in ("atonce", "torch", "numpy"):
-        try:
-            out[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            out[package] = "source"
-    return out
 
 
 def make_record(
@@ -309,6 +299,7 @@ def make_record(
     steps: int | None = None,
     calls: int | None = None,
     notes: Sequence[str] = (),
+    **further: Any,
 ) -> Record:
     """A record of numbers measured now: adds command, commit, time and versions.
 
@@ -324,6 +315,7 @@ def make_record(
         steps: Intervals of the sampler.
         calls: Network evaluations for each image.
         notes: What a reader must know beside the numbers.
+        further: More fields of the record by name (``model``, ``split``, ``sigmas``, ``guidance``, ...).
 
     Returns:
         The record.
@@ -344,4 +336,5 @@ def make_record(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=versions(),
         notes=tuple(notes),
+        **further,
     )

@@ -15,6 +15,7 @@ from atonce.editing.classes import Labels as Labels
 from atonce.editing.inputs import check_seed, needs_consistency, whole
 from atonce.editing.operators import Known
 from atonce.model import ConsistencyModel
+from atonce.model_config import default_batch
 
 Callback = Callable[[dict[str, Any]], None] | None
 
@@ -101,4 +102,4 @@ def run(
 
 def batch_size(model: ConsistencyModel, batch: int | None) -> int:
     """Images computed at once: as asked for, else 256 on a GPU and 64 elsewhere."""
-    return whole(batch, "batch", 1) if batch is not None else (256 if model.device.type == "cuda" else 64)
+    return whole(batch, "batch", 1) if batch is not None else default_batch(model.device)

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from atonce.core.streams import permutation
 from atonce.data.dataset import ImageData, Moments, require_labels
 from atonce.data.order import epoch_index
 from atonce.evaluation import neighbours
+from atonce.evaluation.cache import cache_folder
 from atonce.evaluation.extractors import Extractor
 
 FEATURES = 64  # width of the penultimate layer
@@ -40,6 +40,7 @@ WIDTHS = (16, 32, 64)
 SMALLEST, LARGEST = 4, 64  # sides of the images in pixels
 PER_CLASS, IN_ALL = 10, 100  # images that are needed at least
 _CHUNK = 1000  # images of one forward pass outside training
+_BATCH = 100  # images that go through the extractor together, always
 _SHOWN_FROM = 100_000  # images seen from which on progress is shown
 
 _trained: dict[str, Classifier] = {}
@@ -97,8 +98,12 @@ class Classifier:
         Returns:
             float64 [B, K]; rows sum to 1.
         """
-        features, weight, bias = self.features(images), self.weights["head.weight"], self.weights["head.bias"]
-        return (F.linear(features.double(), weight.double(), bias.double()) / self.temperature).softmax(1)
+        return self.scores(self.features(images)).softmax(1)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Calibrated logits of the classes: features [B, 64] to float64 [B, K]."""
+        weight, bias = self.weights["head.weight"].double(), self.weights["head.bias"].double()
+        return F.linear(features.cpu().double(), weight, bias) / self.temperature
 
     def predictions(self, images: Tensor) -> Tensor:
         """The likeliest class of each image: uint8 [B, C, H, W] to int64 [B]."""
@@ -142,7 +147,7 @@ def classifier(data: ImageData, *, seed: int = 0, cache: Path | None = None, qui
 def classifier_extractor(data: ImageData, *, seed: int = 0, quiet: bool = False) -> Extractor:
     """The classifier of a data set as an extractor of 64 features; arguments and errors as in :func:`classifier`."""
     judge = classifier(data, seed=seed, quiet=quiet)
-    return Extractor(f"classifier of {data.name}", judge.digest, FEATURES, judge.features)
+    return Extractor(f"classifier of {data.name}", judge.digest, FEATURES, judge.features, batch=_BATCH, head=judge.scores)
 
 
 def confident_share(judge: Classifier, images: Tensor) -> float:
@@ -198,14 +203,6 @@ def label_accuracy(judge: Classifier, images: Tensor, labels: Tensor | Sequence[
     if low < 0 or high >= judge.classes:
         raise InputError(f"labels must lie between 0 and {judge.classes - 1}, got {low} to {high}")
     return float((judge.predictions(images) == asked).to(torch.float64).mean())
-
-
-def cache_folder() -> Path:
-    """Where things made once are kept: ``ATONCE_CACHE``, else ``atonce`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    if chosen := os.environ.get("ATONCE_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path("~/.cache").expanduser()) / "atonce"
 
 
 def _check(data: ImageData) -> None:

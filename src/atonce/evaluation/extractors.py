@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from atonce.core.errors import InputError
+from atonce.core.errors import InputError, MissingExtraError
 from atonce.core.files import sha256_json
 from atonce.core.records import Source
 from atonce.data.dataset import ImageData
 from atonce.networks import efficientnet
 
-NAMES = ("auto", "pixels", efficientnet.NAME, "classifier")
+NAMES = ("auto", "pixels", efficientnet.NAME, "classifier", "inception", "dinov2")
+INCEPTION = "Inception-v3 (FID)"
+"""Name of the one extractor whose Fréchet distance is called FID."""
+SMALLEST_PHOTOGRAPH = 32
+"""Side in pixels from which on networks trained on photographs say something about RGB images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +35,10 @@ class Extractor:
         dimension: Features of each image, D.
         function: uint8 images [B, C, H, W] to features [B, D], float32 or float64.
         seen_in_training: It took part in training the model that is judged (as a loss, say): never rank by it then.
-        batch: Images that go through the function at once at most, for the sake of memory; None for no limit.
+        batch: Images that go through the function together, for the sake of memory and of rounding (see
+            :mod:`atonce.evaluation.gather`); None where it does not matter.
+        head: Features [B, D] to the scores (logits) [B, K] of the classes that the network was trained on, for the Inception
+            Score and the like; None where there are none.
     """
 
     name: str
@@ -38,6 +47,7 @@ class Extractor:
     function: Callable[[Tensor], Tensor]
     seen_in_training: bool = False
     batch: int | None = None
+    head: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features of images.
@@ -55,10 +65,11 @@ class Extractor:
             raise InputError(
                 f"an extractor takes uint8 images [B, C, H, W], got {images.dtype} {list(images.shape)}: use to_uint8"
             )
-        if self.batch is None or images.shape[0] <= self.batch:
-            features = self.function(images)
-        else:
-            features = torch.cat([self.function(part) for part in images.split(self.batch)])
+        with _full_precision():
+            if self.batch is None or images.shape[0] <= self.batch:
+                features = self.function(images)
+            else:
+                features = torch.cat([self.function(part) for part in images.split(self.batch)])
         if features.shape != (images.shape[0], self.dimension):
             raise InputError(
                 f"extractor {self.name} gave features {list(features.shape)} for {images.shape[0]} images, "
@@ -69,6 +80,24 @@ class Extractor:
     def source(self) -> Source:
         """What a record says about this extractor."""
         return Source(self.name, self.digest, seen_in_training=self.seen_in_training)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """No autocast and no TF32, whatever the caller has set: equal digests must give equal features."""
+    cuda = torch.cuda.is_available()
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    with contextlib.ExitStack() as stack:
+        for kind in ("cpu", "cuda") if cuda else ("cpu",):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if cuda:
+            flags = torch.backends.cudnn
+            stack.enter_context(
+                flags.flags(enabled=flags.enabled, benchmark=False, deterministic=flags.deterministic, allow_tf32=False)
+            )
+            torch.backends.cuda.matmul.allow_tf32 = False
+            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", matmul)
+        yield
 
 
 def pixels(shape: tuple[int, int, int]) -> Extractor:
@@ -107,7 +136,8 @@ def effnet_lite0(batch: int = 32) -> Extractor:
     """
     if batch < 1:
         raise InputError(f"the extractor's batch must be at least 1, got {batch}")
-    network = efficientnet.channels_last(efficientnet.load())
+    network = efficientnet.load()
+    efficientnet.channels_last(network)
 
     @torch.no_grad()
     def function(images: Tensor) -> Tensor:
@@ -115,7 +145,9 @@ def effnet_lite0(batch: int = 32) -> Extractor:
         x = efficientnet.resized(images.float() / 255)
         return network(x.contiguous(memory_format=torch.channels_last))
 
-    return Extractor("EffNet-Lite0", efficientnet.DIGEST, efficientnet.FEATURES, function, batch=batch)
+    weight, bias = (value.detach().double() for value in (network.classes, network.offsets))
+    head = lambda features: F.linear(features.to("cpu", torch.float64), weight, bias)
+    return Extractor("EffNet-Lite0", efficientnet.DIGEST, efficientnet.FEATURES, function, batch=batch, head=head)
 
 
 def seen_digests(card: Mapping[str, Any] | None) -> frozenset[str]:
@@ -157,11 +189,17 @@ def open_extractor(
     """The extractor of a name.
 
     Args:
-        name: ``"auto"`` (pixels), ``"pixels"``, ``"effnet-lite0"``, ``"classifier"`` (trained on ``data``), or an extractor,
-            which is given back as it is.
+        name: One of these, or an extractor, which is given back as it is:
+            ``"auto"`` is ``"effnet-lite0"`` for RGB images of 32 x 32 pixels and more where its package is installed, else
+            ``"pixels"``;
+            ``"pixels"`` are the values themselves;
+            ``"effnet-lite0"`` is EfficientNet-Lite0 with the ImageNet weights of a pip package, which needs no download;
+            ``"classifier"`` is trained on ``data``;
+            ``"inception"`` is the Inception of FID, its weights downloaded or given: ``"inception:FILE"``;
+            ``"dinov2"`` is DINOv2 ViT-L/14, downloaded or given: ``"dinov2:FOLDER"``.
         shape: (C, H, W) of the images.
         data: The labelled data set that a classifier learns from.
-        batch: Images that go through the extractor at once at most; None: its own limit.
+        batch: Images that go through the extractor together; None: its own number.
 
     Returns:
         The extractor.
@@ -174,18 +212,46 @@ def open_extractor(
         return name
     if batch is not None and batch < 1:
         raise InputError(f"the extractor's batch must be at least 1, got {batch}")
-    if name in ("auto", "pixels"):
+    kind, _, place = (automatic(shape) if name == "auto" else name).partition(":")
+    if kind not in NAMES or (place and kind not in ("inception", "dinov2")):
+        raise InputError(f"extractor {name!r} is unknown: choose one of {', '.join(NAMES)}, or give an atonce Extractor")
+    if kind in (efficientnet.NAME, "inception", "dinov2") and shape[0] not in (1, 3):
+        raise InputError(f"extractor {kind} takes grey or RGB images, got {list(shape)}: use pixels")
+    # What imports this file is imported where it is used.
+    if kind == "pixels":
         found = pixels(shape)
-    elif name == efficientnet.NAME:
-        if shape[0] not in (1, 3):
-            raise InputError(f"extractor {name} takes grey or RGB images, got {list(shape)}: use pixels")
+    elif kind == efficientnet.NAME:
         found = effnet_lite0()
-    elif name == "classifier":
+    elif kind == "inception":
+        from atonce.evaluation.inception import inception
+
+        found = inception(place or None)
+    elif kind == "dinov2":
+        from atonce.evaluation.dinov2 import dinov2
+
+        found = dinov2(place or None)
+    else:
         if data is None:
             raise InputError("extractor 'classifier' is trained on the data that are judged: give it a labelled data set")
-        from atonce.evaluation.classifier import classifier_extractor  # it imports this file
+        from atonce.evaluation.classifier import classifier_extractor
 
         found = classifier_extractor(data)
-    else:
-        raise InputError(f"extractor {name!r} is unknown: choose one of {', '.join(NAMES)}, or give an atonce Extractor")
     return found if batch is None else dataclasses.replace(found, batch=batch)
+
+
+def automatic(shape: tuple[int, int, int]) -> str:
+    """The name that ``"auto"`` stands for.
+
+    Args:
+        shape: (C, H, W) of the images.
+
+    Returns:
+        ``"effnet-lite0"`` for RGB images of at least 32 x 32 pixels, where its package is installed; ``"pixels"`` else.
+    """
+    if shape[0] != 3 or min(shape[1:]) < SMALLEST_PHOTOGRAPH:
+        return "pixels"
+    try:
+        efficientnet.weights_path()
+    except MissingExtraError:
+        return "pixels"
+    return efficientnet.NAME

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from atonce.core.distribution import all_sum
 from atonce.core.errors import InputError
 from atonce.core.records import Metric
+from atonce.evaluation.resampling import jackknife_interval
 
 BLOCKS = 25
-"""Blocks of samples for the jackknife interval; sample i belongs to block i mod BLOCKS whatever the batches."""
+"""Blocks of samples for the jackknife interval; each sample has its own, whatever the batches (``gather.block_of``)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +167,9 @@ def frechet_distance(a: Moments | FeatureStatistics, b: Moments | FeatureStatist
     return max(0.0, _without_overlap(m1, m2) - 2.0 * float(overlap))
 
 
-def frechet_metric(blocks: Sequence[FeatureStatistics], reference: Moments) -> Metric:
+def frechet_metric(
+    blocks: Sequence[FeatureStatistics], reference: Moments, count: int | None = None, settings: str = ""
+) -> Metric:
     """Fréchet distance of samples to a reference, with an interval for the draw of the samples.
 
     The interval is value ± t · s, s from the delete-one-block jackknife over the samples, t Student's 97.5 % point with
@@ -177,8 +178,11 @@ def frechet_metric(blocks: Sequence[FeatureStatistics], reference: Moments) -> M
     samples shift the distance up by about its bias, often beyond the interval.)
 
     Args:
-        blocks: Statistics of the samples in blocks that are alike (block k holds the samples i with i mod K = k).
+        blocks: Statistics of the samples in blocks that are alike (as ``gather.block_of`` gives them: of any K samples in a row
+            one to each block, in random order).
         reference: Moments of the reference.
+        count: See :class:`Metric`.
+        settings: See :class:`Metric`.
 
     Returns:
         The metric; without an interval where fewer than 20 blocks have two samples or more.
@@ -186,22 +190,49 @@ def frechet_metric(blocks: Sequence[FeatureStatistics], reference: Moments) -> M
     Raises:
         InputError: The dimensions differ, or there are fewer than two samples.
     """
+    value, left_out = _left_out(blocks, reference)
+    interval = jackknife_interval(value, left_out, 0.0) if left_out else None
+    return Metric(value, interval, higher_is_better=False, unit="squared distance", settings=settings, count=count)
+
+
+def frechet_gain(
+    before: Sequence[FeatureStatistics], after: Sequence[FeatureStatistics], reference: Moments, settings: str = ""
+) -> Metric:
+    """By how much ``after`` is nearer to the reference than ``before``: the difference of their Fréchet distances.
+
+    The interval is that of :func:`frechet_metric`, of the difference itself: each block is left out on both sides together. So
+    samples that were made from the same noise, block by block, share what is due to the draw, and it cancels.
+
+    Args:
+        before: Statistics of one set of samples in blocks.
+        after: Of the other, block k of the same sample numbers.
+        reference: Moments of the reference.
+        settings: See :class:`Metric`.
+
+    Returns:
+        The metric; above 0 where ``after`` is better.
+    """
+    (first, without), (second, without_too) = _left_out(before, reference), _left_out(after, reference)
+    interval = None
+    if without and len(without) == len(without_too):
+        interval = jackknife_interval(first - second, [a - b for a, b in zip(without, without_too, strict=True)])
+    return Metric(first - second, interval, higher_is_better=True, unit="squared distance", settings=settings)
+
+
+def _left_out(blocks: Sequence[FeatureStatistics], reference: Moments) -> tuple[float, list[float]]:
+    """The distance of all blocks together, and without each of them; the latter empty where they are too few or too small."""
     total = joined(blocks)
     value = frechet_distance(total, reference)
     used = [block for block in blocks if block.count]
     if len(used) < 20 or min(block.count for block in used) < 2:
-        return Metric(value, None, higher_is_better=False, unit="squared distance")
+        return value, []
     factor = _factor(reference.covariance)
     left_out = []
     for block in used:
         moments = total.without(block).moments()
         inner = torch.linalg.eigvalsh(factor.T @ moments.covariance @ factor)
         left_out.append(_without_overlap(moments, reference) - 2.0 * float(inner.clamp(min=0).sqrt().sum()))
-    k = len(left_out)
-    centre = math.fsum(left_out) / k
-    error = math.sqrt((k - 1) / k * math.fsum((theta - centre) ** 2 for theta in left_out))
-    half = float(stats.t.ppf(0.975, k - 1)) * error
-    return Metric(value, (max(0.0, value - half), value + half), higher_is_better=False, unit="squared distance")
+    return value, left_out
 
 
 def joined(parts: Sequence[FeatureStatistics]) -> FeatureStatistics:

@@ -80,5 +80,5 @@ def kernel_metric(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 1000,
     value = math.fsum(values) / subsets
     spread = math.fsum((v - value) ** 2 for v in values) / (subsets - 1)
     half = 1.96 * math.sqrt(spread * (size / (smaller - size) + 1.0 / subsets))
-    settings = f"cubic kernel, {subsets} subsets of {size}, seed {seed}"
+    settings = f"cubic kernel, {subsets} subsets of {size}"
     return Metric(value, (value - half, value + half), higher_is_better=False, unit="squared MMD", settings=settings)

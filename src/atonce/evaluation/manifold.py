@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from atonce.core.records import Metric
-from atonce.core.streams import Stream, uniform
 from atonce.evaluation.neighbours import distance_blocks, radii
-
-RESAMPLES = 200
+from atonce.evaluation.resampling import mean_metric
 
 
 def inside(x: Tensor, y: Tensor, y_radii: Tensor) -> Tensor:
@@ -68,26 +66,3 @@ def density_coverage(samples: Tensor, reference: Tensor, *, k: int = 5, seed: in
         "density": mean_metric(torch.cat(depth), seed, 4, settings, unit="mean count"),
         "coverage": mean_metric(closest < reach, seed, 5, settings),
     }
-
-
-def mean_metric(items: Tensor, seed: int, step: int, settings: str = "", unit: str = "share") -> Metric:
-    """The mean of per-item values, higher being better, with a percentile bootstrap interval.
-
-    Args:
-        items: One value per item, [n].
-        seed: Of the resampling.
-        step: A number that separates uses of one seed.
-        settings: See :class:`Metric`.
-        unit: See :class:`Metric`.
-
-    Returns:
-        The metric with its 95 % interval over 200 resamples.
-    """
-    values = items.to(torch.float64)
-    n = values.shape[0]
-    means = []
-    for resample in range(RESAMPLES):
-        u = uniform(seed, torch.tensor([resample]), n, Stream.EVALUATE, step)[0]
-        means.append(values[(u * n).to(torch.int64).clamp(max=n - 1)].mean())
-    low, high = torch.quantile(torch.stack(means), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Metric(float(values.mean()), (low, high), higher_is_better=True, unit=unit, settings=settings)

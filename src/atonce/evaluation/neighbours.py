@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from atonce.core.errors import InputError
+from atonce.core.records import Metric
+from atonce.evaluation.resampling import percentile_interval, resamples
 
 CHUNK_VALUES = 1 << 23
 """Entries of one block of the distance matrix (64 MB in float64)."""
@@ -108,15 +110,42 @@ def memorisation(samples: Tensor, training: Tensor, held_out: Tensor) -> Memoris
 
     Returns:
         Both medians and their ratio.
-
-    Raises:
-        InputError: Held-out images repeat training images, so that there is nothing to compare with.
     """
-    ours = float(nearest(samples, training)[0].median())
-    theirs = float(nearest(held_out, training)[0].median())
-    if theirs == 0.0:
+    return _compared(nearest(samples, training)[0], nearest(held_out, training)[0])
+
+
+def memorisation_metric(samples: Tensor, training: Tensor, held_out: Tensor, *, seed: int = 0) -> Metric:
+    """The ratio of :func:`memorisation` with an interval: percentile bootstrap over samples and held-out images alike.
+
+    The training images are held fixed: they are what may have been remembered. Copies of a part of the samples show in the
+    lower quantiles first; the median speaks of half of them.
+
+    Args:
+        samples: Features of the samples [n, D].
+        training: Features of the training images [m, D].
+        held_out: Features of real images that were not trained on [l, D].
+        seed: Of the resampling.
+
+    Returns:
+        The metric; where half of a resample of held-out images are training images, it is left out.
+    """
+    ours, theirs = nearest(samples, training)[0], nearest(held_out, training)[0]
+    found = _compared(ours, theirs)
+    ratios = []
+    for one, other in zip(resamples(len(ours), seed, 6), resamples(len(theirs), seed, 7), strict=True):
+        below = float(theirs[other].median())
+        if below > 0:
+            ratios.append(float(ours[one].median()) / below)
+    low, high = percentile_interval(ratios) if ratios else (found.ratio, found.ratio)
+    interval = min(low, found.ratio), max(high, found.ratio)
+    settings = f"median of {len(ours)} over {len(theirs)} held out, {len(training)} training images"
+    return Metric(found.ratio, interval, higher_is_better=True, unit="ratio", settings=settings)
+
+
+def _compared(ours: Tensor, theirs: Tensor) -> Memorisation:
+    if float(theirs.median()) == 0.0:
         raise InputError("at least half of the held-out images are in the training set: memorisation cannot be judged by them")
-    return Memorisation(ours, theirs, ours / theirs)
+    return Memorisation(float(ours.median()), float(theirs.median()), float(ours.median()) / float(theirs.median()))
 
 
 def class_shares(predicted: Tensor, classes: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What samples are compared with: a data set, or the file of its statistics."""
+"""What samples are compared with: a data set, a batch of images, or the file of its statistics."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atonce.core.errors import DataError
+from atonce.core.errors import DataError, InputError
 from atonce.core.files import sha256_file
 from atonce.core.records import Source
+from atonce.data.arrays import open_npz
 from atonce.data.dataset import ImageData
 from atonce.data.sources import open_data
+from atonce.evaluation.extractors import INCEPTION, Extractor
 from atonce.evaluation.frechet import Moments
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The other side of a comparison: images, or only the moments of their features.
+    """The other side of a comparison: images, the moments of their features, or both.
 
     Attributes:
         source: What a record says about it.
         images: uint8 [N, C, H, W], or None.
-        moments: Given moments, or None where they are computed from the images.
+        moments: Given moments, or None where they are computed from the images. Beside images (ADM's reference batches)
+            they are moments of the Inception's features.
     """
 
     source: Source
@@ -59,25 +62,86 @@ def open_reference(reference: str | Path | ImageData, split: str | None = None) 
     """A reference by name or path.
 
     Args:
-        reference: Anything that names data, or an ``.npz`` file with ``mu`` [D] and ``sigma`` [D, D], as EDM's.
+        reference: Anything that names data; or an ``.npz`` file: with ``mu`` [D] and ``sigma`` [D, D] (EDM's), or with
+            ``arr_0`` uint8 [N, H, W, C] (a batch of ADM), beside which ``mu`` and ``sigma`` of the whole set may stand.
         split: See :func:`open_images`.
 
     Returns:
         The reference.
 
     Raises:
-        DataError: The file is missing or damaged.
+        DataError: The file is missing, damaged, holds something else, or is a pickle.
     """
-    if not isinstance(reference, ImageData) and Path(reference).suffix == ".npz":
-        path = Path(reference)
+    if isinstance(reference, ImageData):
+        return Reference(data_source(reference), reference.images)
+    path = Path(reference).expanduser()
+    if _is_pickle(path):
+        raise DataError(
+            f"reference {path} is a pickle, which can run code when it is opened, so it is not: where it was made, save its "
+            "mean and covariance with numpy.savez('reference.npz', mu=..., sigma=...) and give that file"
+        )
+    if path.suffix == ".npz":
         if not path.is_file():
             raise DataError(f"reference {path} does not exist")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: torch.from_numpy(np.array(file[name], np.float64)) for name in {"mu", "sigma"} & set(file.files)}
-            if len(found) == 2:
-                return Reference(Source(path.name, sha256_file(path)), moments=Moments(found["mu"], found["sigma"]))
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"reference {path} cannot be used: {error}") from error
+        return _open_npz(path)
     data = open_images(reference, split)
     return Reference(data_source(data), data.images)
+
+
+def usable_moments(reference: Reference, extractor: Extractor) -> Moments | None:
+    """The given moments where they are those of an extractor's features.
+
+    Args:
+        reference: The reference.
+        extractor: The extractor.
+
+    Returns:
+        The moments; None where they must be computed from the images.
+
+    Raises:
+        InputError: There are no images, and the statistics have another dimension.
+    """
+    given = reference.moments
+    if reference.images is not None:
+        fits = given is not None and extractor.name == INCEPTION and given.mean.shape[0] == extractor.dimension
+        return given if fits else None
+    if given is None:
+        raise InputError(f"reference {reference.source.name} has neither images nor statistics")
+    if given.mean.shape[0] != extractor.dimension:
+        raise InputError(
+            f"{reference.source.name} has {given.mean.shape[0]} features, extractor {extractor.name} gives "
+            f"{extractor.dimension}: use the extractor it was made with"
+        )
+    return given
+
+
+def _open_npz(path: Path) -> Reference:
+    moments = None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = set(file.files)
+            if {"mu", "sigma"} <= names:
+                mean, covariance = (torch.from_numpy(np.array(file[name], np.float64)) for name in ("mu", "sigma"))
+                if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+                    raise ValueError("mu or sigma hold values that are not finite")
+                moments = Moments(mean, covariance)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"reference {path} cannot be used: {' '.join(str(error).split())}") from error
+    if "arr_0" in names:
+        data = open_npz(path)
+        return Reference(Source(path.name, sha256_file(path), len(data)), data.images, moments)
+    if moments is None:
+        found = ", ".join(sorted(names)) or "nothing"
+        raise DataError(f"reference {path} must hold mu and sigma, or images as arr_0; it holds {found}")
+    return Reference(Source(path.name, sha256_file(path)), moments=moments)
+
+
+def _is_pickle(path: Path) -> bool:
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+    except OSError:
+        return False
+    return len(head) == 2 and head[0] == 0x80 and 2 <= head[1] <= 5

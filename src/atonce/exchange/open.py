@@ -48,6 +48,24 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     raise ModelFileError(f"{problem}; give a run folder, a model folder or a hub id (owner/name)")
 
 
+def model_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """The folder on this machine whose model a name opens, and into which more about it may be written.
+
+    Args:
+        name_or_path: What :func:`open_model` takes.
+
+    Returns:
+        A model folder of ours; ``None`` for the gallery and the hub.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.resolve().is_relative_to(gallery_folder()):
+        return None
+    if is_model_folder(path):
+        return path
+    run = RunFolder(path)
+    return next((folder for folder in (run.model, run.best) if run.recipe_file.exists() and folder.is_dir()), None)
+
+
 def _in_run(folder: Path) -> Path:
     """The model folder inside a run folder; any other folder as it is.
 

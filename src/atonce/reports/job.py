@@ -14,8 +14,7 @@ from atonce.core.files import sha256_json
 from atonce.core.version import VERSION
 from atonce.model import ConsistencyModel
 from atonce.model_config import Sampler, checked_labels, drawn_labels, guidance_scale
-from atonce.model_files import config_to_dict
-from atonce.training.start import model_identity
+from atonce.model_files import config_to_dict, model_identity
 
 MOST = 100_000_000  # images of one command; their labels and cells are kept in memory
 

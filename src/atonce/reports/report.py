@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import platform
@@ -14,27 +13,9 @@ import torch
 from atonce.core.progress import format_duration
 from atonce.core.version import VERSION
 from atonce.evaluation.digits import COUNT, LIMITS, DigitsVerdict
+from atonce.reports.page import document, figure
 from atonce.reports.plots import grid_stages
 from atonce.training.recipe import Recipe
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fbfaf7; --line: #d8d4cb; --soft: #5d5a54; --good: #00694c; --bad: #b23c00; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e9e6df; --paper: #1a1a1c; --line: #3c3b3a; --soft: #b3aea4; --good: #4cc9a0; --bad: #ff9a66; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 46rem; background: var(--paper); color: var(--ink);
-  font: 1.05rem/1.6 Georgia, "Times New Roman", serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.3rem; margin: 2.4rem 0 .5rem; }
-p.lead { font-size: 1.15rem; } p.small, figcaption, footer { color: var(--soft); font-size: .92rem; }
-figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; display: block; }
-img.pixels { image-rendering: pixelated; width: 100%; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .97rem; }
-th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; } .kept { color: var(--good); } .missed { color: var(--bad); }
-code, pre { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .86rem; }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 4px; padding: .8rem; }
-"""
 
 
 @dataclass(frozen=True)
@@ -186,20 +167,11 @@ atonce train ict --data YOUR_FOLDER --size 32 --out runs/mine</pre></section>
 </main>
 <footer><p>Consistency models: Song et al., 2023. iCT: Song and Dhariwal, 2023. The numbers are in <code>record.json</code>, the curves in
 <code>log.jsonl</code>.</p></footer>"""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Handwritten digits in one step</title>\n<style>{_STYLE}</style></head>\n<body>{body}\n</body></html>\n"
-    )
+    return document("Handwritten digits in one step", body)
 
 
 def _figure(folder: Path, name: str, caption: str, alt: str, pixels: bool = False) -> str:
-    content = base64.b64encode((folder / name).read_bytes()).decode()
-    kind = ' class="pixels"' if pixels else ""
-    return (
-        f'<figure><img{kind} alt="{html.escape(alt)}" src="data:image/png;base64,{content}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+    return figure((folder / name).read_bytes(), caption, alt, pixels)
 
 
 def _table(verdict: DigitsVerdict) -> str:

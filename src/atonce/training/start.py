@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import platform
 from typing import Any
 
@@ -95,22 +94,6 @@ def starting_weights(init: ConsistencyModel, recipe: Recipe) -> dict[str, Tensor
 def _zero(name: str, value: Tensor) -> Tensor:
     assert name.startswith(_ADDED), name  # the configurations agree in everything else
     return torch.zeros_like(value)
-
-
-def model_identity(model: ConsistencyModel) -> str:
-    """A name for a model that was given as an object, so that a recipe can say from which weights it starts.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Its card's name, if it has one, and the start of a digest of its weights.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f"{model.card.get('name', 'model')}, sha256 {digest.hexdigest()[:16]}"
 
 
 def run_facts(data: ImageData) -> dict[str, Any]:
