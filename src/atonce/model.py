@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atonce.core.checks import whole
 from atonce.core.errors import InputError
 from atonce.core.records import Record
 from atonce.core.streams import Stream, normal
+from atonce.data.limits import check_memory
 from atonce.model_config import Guidance as Guidance
-from atonce.model_config import Kind, Sampler, checked_labels, default_batch, drawn_labels, guidance_scale
+from atonce.model_config import (
+    Kind,
+    Sampler,
+    check_noise,
+    checked_labels,
+    default_batch,
+    drawn_labels,
+    guidance_scale,
+    noise_keys,
+    refuse_no_class,
+)
 from atonce.model_config import ModelConfig as ModelConfig
 from atonce.networks.build import build
 from atonce.sampling.guidance import guided
@@ -258,24 +271,17 @@ class ConsistencyModel(nn.Module):
         if churn is not None and self.kind != "denoiser":
             raise InputError(f"churn is for the solvers of denoisers, this is a {self.kind} model: leave it out")
         times = self._times(steps, sigmas, sampler)
-        if not isinstance(n, int) or n < 0:
-            raise InputError(f"n is {n!r}, must be a whole number of at least 0")
-        if not isinstance(first, int) or first < 0:
-            raise InputError(f"first is {first!r}, must be a whole number of at least 0")
-        if not isinstance(seed, int):
-            raise InputError(f"seed is {seed!r}, must be a whole number")
-        if batch is not None and (not isinstance(batch, int) or batch < 1):
-            raise InputError(f"batch is {batch!r}, must be a whole number of at least 1")
-        index, keys = self._noise_keys(n, seed, first, seeds)
-        if noise is not None and tuple(noise.shape) != (n, *self.shape):
-            raise InputError(f"noise has shape {tuple(noise.shape)}, must be {(n, *self.shape)}")
+        size = default_batch(self.device) if batch is None else whole(batch, "batch", 1)
+        check_memory(whole(n, "n", 0) * 4 * math.prod(self.shape), f"{n:,} images", "ask for fewer at a time, with first=")
+        index, keys = noise_keys(n, seed, first, seeds)
+        check_noise(noise, (n, *self.shape))
         label = self._labels(labels, n)
+        refuse_no_class(self.card, label)
         if label is None and self.config.network.labels:
             label = drawn_labels(keys, index, self.config.network.labels).to(self.device)
         scale = guidance_scale(self.config.guidance, guidance, label)
         twice = 2 if scale is not None and not self.config.network.guidance else 1
         network = self._network(ema)
-        size = batch or default_batch(self.device)
         intervals = len(times) - (self.kind == "denoiser")  # a denoiser's times hold the end of the last one too
         out = torch.empty((n, *self.shape), dtype=torch.float32, device=self.device)
         for start in range(0, n, size):
@@ -347,15 +353,6 @@ class ConsistencyModel(nn.Module):
         if self.kind == "denoiser":
             return denoiser_times(steps, self.sigma_min, self.sigma_max)
         return restart_times(steps, self.sigma_max, self.sigma_data)
-
-    def _noise_keys(self, n: int, seed: int, first: int, seeds: Sequence[int] | Tensor | None) -> tuple[Tensor, int | Tensor]:
-        """Sample indices [n] and the seed, or one seed for each image."""
-        if seeds is None:
-            return torch.arange(first, first + n), seed
-        keys = torch.as_tensor(seeds, dtype=torch.int64).reshape(-1).cpu()
-        if keys.numel() != n:
-            raise InputError(f"{keys.numel()} seeds are given for {n} images: give one for each")
-        return torch.zeros(n, dtype=torch.int64), keys
 
     def _network(self, ema: str | None) -> nn.Module:
         if ema is None or ema == self.card.get("ema"):

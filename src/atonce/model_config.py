@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from atonce.core.checks import whole
 from atonce.core.errors import InputError
 from atonce.core.streams import Stream, uniform
 from atonce.networks.build import NetworkConfig
 from atonce.preconditioning import Preconditioning
 from atonce.sampling.times import check_times
+
+MOST = 1 << 53  # images of one call and their indices; memory sets a lower limit by far
 
 Kind = Literal["consistency", "flow_map", "denoiser"]
 Sampler = Literal["auto", "restart", "heun", "euler"]
@@ -144,6 +147,95 @@ def default_batch(device: torch.device) -> int:
     return 256 if device.type == "cuda" else 64
 
 
+def noise_keys(n: int, seed: int, first: int, seeds: Sequence[int] | Tensor | None) -> tuple[Tensor, int | Tensor]:
+    """Indices of images and what their noise is keyed by.
+
+    Args:
+        n: Number of images.
+        seed: Seed of all.
+        first: Index of the first.
+        seeds: One seed for each image, instead of both.
+
+    Returns:
+        Sample indices int64 [n], and the seed or int64 [n].
+
+    Raises:
+        InputError: A value is no whole number in its range, or there are more or fewer seeds than images.
+    """
+    whole(n, "n", 0, MOST)
+    whole(first, "first", 0, MOST)
+    whole(seed, "seed")
+    if seeds is None:
+        return torch.arange(first, first + n), seed
+    keys = _whole_tensor(seeds, "seeds").cpu()
+    if keys.numel() != n:
+        raise InputError(f"{keys.numel()} seeds are given for {n} images: give one for each")
+    return torch.zeros(n, dtype=torch.int64), keys
+
+
+def check_noise(noise: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Check the noise that a caller gives.
+
+    Args:
+        noise: Unit normal noise, or ``None``.
+        shape: Shape [n, C, H, W] that it must have.
+
+    Raises:
+        InputError: It is no finite float tensor of this shape.
+    """
+    if noise is None:
+        return
+    if not isinstance(noise, Tensor) or not noise.is_floating_point():
+        found = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
+        raise InputError(f"noise is {found}, must be a float tensor {list(shape)} of unit normal values")
+    if tuple(noise.shape) != shape:
+        raise InputError(f"noise has shape {tuple(noise.shape)}, must be {shape}")
+    if not bool(torch.isfinite(noise).all()):
+        raise InputError("noise has values that are not finite")
+
+
+def no_class_is_known(card: Mapping[str, Any]) -> bool | None:
+    """Whether a class-conditional model was trained on images without a class too.
+
+    A model that was distilled saw what its recipe showed it, not what its teacher saw.
+
+    Args:
+        card: The model's card.
+
+    Returns:
+        What its recipe says; ``None`` where the card has none.
+    """
+    recipe = card.get("recipe")
+    dropout = recipe.get("label_dropout", 0.0) if isinstance(recipe, Mapping) else None
+    return None if not isinstance(dropout, (int, float)) else dropout > 0
+
+
+def refuse_no_class(card: Mapping[str, Any], label: Tensor | None) -> None:
+    """Refuse negative labels, "no class", where the model was never trained without one.
+
+    Args:
+        card: The model's card.
+        label: Classes int64 [n].
+
+    Raises:
+        InputError: There is one.
+    """
+    if label is not None and no_class_is_known(card) is False and bool((label < 0).any()):
+        raise InputError(f"label {int(label.min())} means no class, and this model was never trained without: give classes")
+
+
+def _whole_tensor(values: Any, name: str) -> Tensor:
+    """Whole numbers as int64 [n]."""
+    try:
+        found = torch.as_tensor(values).reshape(-1)
+        fits = not found.numel() or not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        fits = False
+    if not fits:
+        raise InputError(f"{name} is {values!r}, must be whole numbers of at most 64 bits")
+    return found.to(torch.int64)
+
+
 def checked_labels(label: Tensor | Sequence[int] | int | None, n: int, classes: int) -> Tensor | None:
     """Labels of n images as int64 [n]; ``None`` stays ``None``.
 
@@ -162,7 +254,7 @@ def checked_labels(label: Tensor | Sequence[int] | int | None, n: int, classes: 
         return None
     if not classes:
         raise InputError("labels are given, but this model is unconditional: leave them out")
-    values = torch.as_tensor(label, dtype=torch.int64).reshape(-1)
+    values = _whole_tensor(label, "labels")
     if values.numel() == 1:
         values = values.expand(n)
     if values.numel() != n:

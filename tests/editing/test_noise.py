@@ -187,3 +187,19 @@ def test_refused_in_one_line(model: ConsistencyModel, call: Any, text: str) -> N
     with pytest.raises(InputError, match=text) as caught:
         call(model)
     assert "\n" not in str(caught.value)
+
+
+def test_guesses_fit_together_over_shards_and_are_told(classes: ConsistencyModel) -> None:
+    noisy = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    seen: list[dict[str, Any]] = []
+    whole = edit.denoise(classes, noisy, 0.3, batch=4, callback=seen.append)
+    parts = [edit.denoise(classes, noisy[i : i + 2], 0.3, first=i) for i in (0, 2, 4)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
+    assert [(info["first"], info["done"], info["calls"]) for info in seen] == [(0, 4, 10), (4, 6, 10)]
+    told = torch.cat([info["labels"] for info in seen])
+    torch.testing.assert_close(edit.denoise(classes, noisy, 0.3, labels=told), whole, rtol=0, atol=1e-5)
+
+
+def test_many_values_are_no_obstacle_to_estimating() -> None:
+    image = 0.2 * torch.randn(1, 4200, 4200, generator=torch.Generator().manual_seed(0))  # torch.quantile stops at 2^24
+    assert float(edit.estimate_sigma(image)) == pytest.approx(0.2, rel=0.01)

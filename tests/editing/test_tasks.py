@@ -323,3 +323,36 @@ def test_refused_in_one_line(
     with pytest.raises(InputError, match=text) as caught:
         call({"model": model, "colour": colour, "classes": classes, "denoiser": denoiser})
     assert "\n" not in str(caught.value)
+
+
+def test_what_lies_under_the_mask_may_be_anything(model: ConsistencyModel) -> None:
+    image = torch.zeros(1, 8, 8)
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[2:5, 3:6] = True
+    holes = image.clone()
+    holes[:, mask] = float("nan")
+    loud = image.clone()
+    loud[:, mask] = 7.0
+    expected = edit.inpaint(model, image, mask, steps=2)
+    assert torch.equal(edit.inpaint(model, holes, mask, steps=2), expected)
+    assert torch.equal(edit.inpaint(model, loud[None], mask, steps=2)[0], expected)
+    with pytest.raises(InputError, match="values that are not finite"):
+        edit.inpaint(model, holes, ~mask, steps=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"labels": 3}, "unconditional"), ({"seed": 0.5}, "seed is 0.5"), ({"first": -1}, "first"), ({"batch": 0}, "batch is 0")],
+)
+def test_an_empty_mask_checks_all_the_same(model: ConsistencyModel, options: dict[str, Any], text: str) -> None:
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    for function in (edit.inpaint, edit.local):
+        with pytest.raises(InputError, match=text):
+            function(model, torch.zeros(1, 8, 8), mask, **options)
+
+
+def test_what_is_known_must_say_so(model: ConsistencyModel) -> None:
+    with pytest.raises(InputError, match="known is NoneType, must be what is known"):
+        edit.restore(model, torch.zeros(1, 8, 8), None)
+    with pytest.raises(TypeError):
+        edit.pixels(torch.zeros(8, 8, dtype=torch.bool)) & 3

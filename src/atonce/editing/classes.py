@@ -12,7 +12,7 @@ from atonce.core.streams import Stream, normal
 from atonce.editing.algorithm import edit
 from atonce.editing.operators import Known, pixels
 from atonce.model import ConsistencyModel
-from atonce.model_config import checked_labels, guidance_scale
+from atonce.model_config import checked_labels, guidance_scale, no_class_is_known, refuse_no_class
 
 Labels = Tensor | Sequence[int] | int | None
 
@@ -20,16 +20,6 @@ MOST_CLASSES = 100  # guessing costs GUESS_CALLS network calls for each class
 GUESS_CALLS = 3
 _GUESS_LEVELS = (4.0, 2.0)  # in units of sigma_data, after sigma_max: where the class of an image is decided
 _STEP = 1 << 22  # steps of the stream of edits that no edit reaches
-
-
-def knows_no_class(model: ConsistencyModel) -> bool:
-    """Whether a class-conditional model was trained on images without a class too, by what its card says of its recipe.
-
-    A model that was distilled saw what its recipe showed it, not what its teacher saw.
-    """
-    recipe = model.card.get("recipe")
-    dropout = recipe.get("label_dropout", 0.0) if isinstance(recipe, dict) else 0.0
-    return isinstance(dropout, (int, float)) and dropout > 0
 
 
 def edit_labels(
@@ -61,6 +51,7 @@ def edit_labels(
             )
         guidance_scale(model.config.guidance, guidance, torch.zeros(n, dtype=torch.int64))
         return None
+    refuse_no_class(model.card, given)
     given = None if given is None else given.to(model.device)
     guidance_scale(model.config.guidance, guidance, given)
     return given
@@ -68,7 +59,7 @@ def edit_labels(
 
 def must_guess(model: ConsistencyModel, labels: Labels) -> bool:
     """Whether the model needs a class for each image and the caller gave none."""
-    return labels is None and bool(model.config.network.labels) and not knows_no_class(model)
+    return labels is None and bool(model.config.network.labels) and not no_class_is_known(model.card)
 
 
 def labels_of(

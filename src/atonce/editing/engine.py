@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atonce.core.streams import Stream, normal
 from atonce.editing.algorithm import EditInfo, edit
-from atonce.editing.classes import GUESS_CALLS, labels_of, must_guess, rows_of
+from atonce.editing.classes import GUESS_CALLS, edit_labels, labels_of, must_guess, rows_of
 from atonce.editing.classes import Labels as Labels
 from atonce.editing.inputs import check_seed, needs_consistency, whole
 from atonce.editing.operators import Known
@@ -60,16 +60,12 @@ def run(
         float32 [B, C, H, W], and what was done.
     """
     needs_consistency(model)
-    check_seed(seed)
-    whole(first, "first", 0)
-    size = batch_size(model, batch)
     n = image.shape[0]
+    size = check_options(model, n, labels, guidance, seed, first, batch)
     known.check(image.shape)
     # A start is a whole image, and says more about the class than what is to be kept of it.
     told = known if start is None else None
     label = labels_of(model, labels, image, told, first=first, seed=seed, guidance=guidance, batch=size)
-    twice = 2 if guidance is not None and model.config.guidance is not None and model.config.guidance.form == "free" else 1
-    before = GUESS_CALLS * model.config.network.labels if must_guess(model, labels) else 0
     index = torch.arange(first, first + n)
     out = torch.empty_like(image)
     clamped = bare = 0.0
@@ -88,7 +84,7 @@ def run(
         def report(info: dict[str, Any], part: slice = part, rows: Tensor | None = rows) -> None:
             if callback is not None:
                 done = part.stop if info["step"] == len(sigmas) - 1 else part.start
-                calls = twice * (info["calls"] + before)
+                calls = calls_of(model, labels, guidance, int(info["calls"]))
                 callback({**info, "calls": calls, "labels": rows, "first": first + part.start, "done": done})
 
         begun = None if start is None else start[part]
@@ -96,8 +92,46 @@ def run(
             f, known.rows(part), image[part], sigmas, draw, model.sigma_end, model.clip, start=begun, callback=report
         )
         clamped, bare = max(clamped, info.clamped), max(bare, info.bare)
-    calls = twice * (len(sigmas) + before)
+    calls = calls_of(model, labels, guidance, len(sigmas))
     return out, EditInfo(tuple(sigmas), calls, clamped, bare, None if label is None else tuple(label.tolist()))
+
+
+def check_options(
+    model: ConsistencyModel,
+    n: int,
+    labels: Labels,
+    guidance: float | Tensor | None,
+    seed: int,
+    first: int,
+    batch: int | None,
+) -> int:
+    """Check what all edits take.
+
+    Args:
+        model: The model.
+        n: Number of images.
+        labels: Their classes.
+        guidance: Scale of guidance.
+        seed: Seed of the noise.
+        first: Index of the first image.
+        batch: Images computed at once.
+
+    Returns:
+        Images computed at once.
+
+    Raises:
+        InputError: Something does not fit.
+    """
+    check_seed(seed)
+    whole(first, "first", 0)
+    edit_labels(model, labels, n, guidance, guessed=True)
+    return batch_size(model, batch)
+
+
+def calls_of(model: ConsistencyModel, labels: Labels, guidance: float | Tensor | None, steps: int) -> int:
+    """Network calls for each image so far: those of guesses too, and twice as many where guidance computes both classes."""
+    twice = 2 if guidance is not None and model.config.guidance is not None and model.config.guidance.form == "free" else 1
+    return twice * (steps + (GUESS_CALLS * model.config.network.labels if must_guess(model, labels) else 0))
 
 
 def batch_size(model: ConsistencyModel, batch: int | None) -> int:

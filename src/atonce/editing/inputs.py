@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from atonce.core.checks import whole as whole
 from atonce.core.errors import InputError
 from atonce.model import ConsistencyModel
 
@@ -87,40 +88,9 @@ def noise_level(model: ConsistencyModel, sigma: float) -> float:
     return value
 
 
-def whole(value: int, name: str, least: int) -> int:
-    """A whole number of at least ``least``.
-
-    Args:
-        value: The number.
-        name: What to call it in messages.
-        least: The smallest that will do.
-
-    Returns:
-        It.
-
-    Raises:
-        InputError: It is something else.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}, must be a whole number of at least {least}")
-    return value
-
-
 def check_seed(seed: int) -> int:
-    """A seed: any whole number.
-
-    Args:
-        seed: The number.
-
-    Returns:
-        It.
-
-    Raises:
-        InputError: It is something else.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed is {seed!r}, must be a whole number")
-    return seed
+    """A seed: any whole number."""
+    return whole(seed, "seed")
 
 
 def _number(value: float, name: str) -> float:

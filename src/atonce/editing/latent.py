@@ -50,6 +50,8 @@ def slerp(z_a: Tensor, z_b: Tensor, alpha: float | Tensor) -> Tensor:
     if bool(((sin.abs() < _PARALLEL) & (psi > 1)).any()):
         raise InputError("two noises point in opposite directions: no way between them is the shortest; give another pair")
     t = torch.as_tensor(alpha, dtype=torch.float64, device=a.device).reshape(-1, 1)
+    if len(t) not in (1, len(a)):
+        raise InputError(f"alpha has {len(t)} values for {len(a)} pairs: give one, or one for each")
     near = sin.abs() < _PARALLEL
     safe = torch.where(near, torch.ones_like(sin), sin)
     first = torch.where(near, 1 - t, ((1 - t) * psi).sin() / safe)
@@ -217,10 +219,10 @@ def invert_with_info(
     whole(restarts, "restarts", 1)
     whole(first, "first", 0)
     check_seed(seed)
-    if not 0 < lr < float("inf"):
-        raise InputError(f"lr is {lr}, must be a finite number above 0 (0.3 is usual)")
-    if not 0 <= prior < float("inf"):
-        raise InputError(f"prior is {prior}, must be a finite number of at least 0 (0.01 is usual)")
+    if not isinstance(lr, (int, float)) or not 0 < lr < float("inf"):
+        raise InputError(f"lr is {lr!r}, must be a finite number above 0 (0.3 is usual)")
+    if not isinstance(prior, (int, float)) or not 0 <= prior < float("inf"):
+        raise InputError(f"prior is {prior!r}, must be a finite number of at least 0 (0.01 is usual)")
     x = image_batch(image, model.shape, model.device, model.clip)
     n = len(x)
     size = batch_size(model, batch)

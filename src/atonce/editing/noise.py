@@ -7,7 +7,7 @@ from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.editing.classes import Labels, labels_of, rows_of
-from atonce.editing.engine import batch_size
+from atonce.editing.engine import Callback, calls_of, check_options
 from atonce.editing.inputs import image_batch, noise_level
 from atonce.model import ConsistencyModel
 
@@ -38,7 +38,9 @@ def estimate_sigma(image: Tensor) -> Tensor:
     if min(x.shape[2:]) < 2:
         raise InputError(f"image has {x.shape[2]} x {x.shape[3]} pixels: noise can be estimated from at least 2 x 2")
     d = (x[:, :, 1:, 1:] - x[:, :, 1:, :-1] - x[:, :, :-1, 1:] + x[:, :, :-1, :-1]) / 2
-    sigma = torch.quantile(d.abs().flatten(1).double(), 0.5, dim=1).float() / _NORMAL_MAD
+    size = d[0].numel()
+    middle = [d.abs().flatten(1).kthvalue(k, dim=1).values for k in ((size + 1) // 2, size // 2 + 1)]  # quantile() has a limit
+    sigma = (middle[0] + middle[1]) / 2 / _NORMAL_MAD
     return sigma if image.dim() == 4 else sigma[0]
 
 
@@ -48,9 +50,12 @@ def denoise(
     noisy: Tensor,
     sigma: float | Tensor | None = None,
     *,
+    seed: int = 0,
     labels: Labels = None,
     guidance: float | Tensor | None = None,
+    first: int = 0,
     batch: int | None = None,
+    callback: Callback = None,
 ) -> Tensor:
     """Take white noise away in one call, x0 = f(x, sigma) (Song et al. 2023).
 
@@ -61,9 +66,13 @@ def denoise(
         model: Any kind of model.
         noisy: Images [C, H, W] or [B, C, H, W]: clean ones plus normal noise, not clipped to the range.
         sigma: Standard deviation of the noise, one number or [B]; ``None`` estimates it (:func:`estimate_sigma`).
+        seed: Seed of the noise by which missing classes are guessed; nothing else is drawn.
         labels: Classes, one or one for each image, of models with classes; guessed where missing.
         guidance: Scale of guidance, for models that can.
+        first: Index of the first image, so that shards fit together.
         batch: Images computed at once.
+        callback: Called after each part with ``step`` (0), ``sigma`` (the largest), ``x0``, ``calls``, ``labels``, ``first``
+            and ``done``.
 
     Returns:
         float32 images of the same rank. Images whose estimated noise is not above the model's ``sigma_end`` come back as they
@@ -74,7 +83,7 @@ def denoise(
     """
     x = image_batch(noisy, model.shape, model.device, None, "noisy")
     n = len(x)
-    size = batch_size(model, batch)
+    size = check_options(model, n, labels, guidance, seed, first, batch)
     if sigma is None:
         levels = estimate_sigma(x).clamp(max=model.sigma_max)
     elif not isinstance(sigma, Tensor):
@@ -88,7 +97,8 @@ def denoise(
             raise InputError(f"sigma is {shown}, must be above {model.sigma_end:g} and at most {model.sigma_max:g}")
         levels = levels.expand(n)
     clean = x if model.clip is None else x.clamp(*model.clip)
-    label = labels_of(model, labels, clean, first=0, seed=0, guidance=guidance, batch=size)
+    label = labels_of(model, labels, clean, first=first, seed=seed, guidance=guidance, batch=size)
+    calls = calls_of(model, labels, guidance, 1)
     out = torch.empty_like(x)
     for begin in range(0, n, size):
         part = slice(begin, min(begin + size, n))
@@ -97,6 +107,9 @@ def denoise(
         level = levels[part].clamp(min=max(model.sigma_end, model.sigma_min))
         x0 = model(x[part], level, rows, guidance=scale)
         out[part] = torch.where(levels[part, None, None, None] > model.sigma_end, x0, x[part])
+        if callback is not None:
+            told = {"step": 0, "sigma": float(levels[part].max()), "x0": x0, "calls": calls, "labels": rows}
+            callback({**told, "first": first + begin, "done": part.stop})
     if model.clip is not None:
         out = out.clamp(*model.clip)
     return out if noisy.dim() == 4 else out[0]

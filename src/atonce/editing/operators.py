@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from atonce.core.checks import numbers
 from atonce.core.errors import InputError
 
 GREY = (0.2989, 0.5870, 0.1140)  # the weights of the paper; they sum to .9999
@@ -73,11 +74,15 @@ class Known:
         return False
 
     def __and__(self, other: Known) -> Known:
+        if not isinstance(other, Known):
+            return NotImplemented
         _must_commute(self, other)
         # The one that copies is applied last, so that what is copied stays as it is.
         return _Both(self, other) if self._copies() or not other._copies() else _Both(other, self)
 
     def __or__(self, other: Known) -> Known:
+        if not isinstance(other, Known):
+            return NotImplemented
         _must_commute(self, other)
         return _Either(self, other) if self._copies() or not other._copies() else _Either(other, self)
 
@@ -109,7 +114,7 @@ def grey(weights: Sequence[float] = GREY) -> Known:
     Raises:
         InputError: The weights are not finite, or all 0.
     """
-    values = tuple(float(w) for w in weights)
+    values = tuple(numbers(weights, "grey weights"))
     if not values or not all(math.isfinite(w) for w in values) or not any(values):
         raise InputError(f"grey weights are {values}: give one finite number for each channel, not all 0")
     return _Grey(values)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from atonce.editing.classes import labels_of, must_guess
-from atonce.editing.engine import Callback, Labels, batch_size, run
+from atonce.editing.engine import Callback, Labels, batch_size, check_options, run
 from atonce.editing.inputs import check_seed, image_batch, needs_consistency, whole
 from atonce.editing.operators import nothing, pixels
 from atonce.editing.times import STROKE, renoise_times
@@ -192,6 +192,7 @@ def local(
             callback=callback,
         )
     else:
+        check_options(model, len(x), labels, guidance, seed, first, batch)
         x = x.clone()
     return x if image.dim() == 4 else x[0]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.editing.algorithm import EditInfo
-from atonce.editing.engine import Callback, Labels, run
+from atonce.editing.engine import Callback, Labels, check_options, run
 from atonce.editing.inputs import image_batch, needs_consistency
 from atonce.editing.operators import GREY, Known, averages, from_averages, from_grey, grey, pixels
 from atonce.editing.times import edit_times
@@ -45,7 +45,8 @@ def restore(
 
     Args:
         model: A consistency model or flow map.
-        image: Images [C, H, W] or [B, C, H, W] that carry what is known; the rest of them is not looked at.
+        image: Images [C, H, W] or [B, C, H, W] that carry what is known. The rest must be finite and in the range too, but
+            does not matter.
         known: What is known, from :mod:`atonce.editing.operators`.
         sigmas: Noise levels, descending, instead of the default for ``steps``.
         steps: Network calls.
@@ -108,6 +109,8 @@ def restore_with_info(
         InputError: Something does not fit.
     """
     needs_consistency(model)
+    if not isinstance(known, Known):
+        raise InputError(f"known is {type(known).__name__}, must be what is known, for example atonce.edit.pixels(mask)")
     x = image_batch(image, model.shape, model.device, None if free else model.clip, name)
     known.check(x.shape)
     times = edit_times(model, steps, sigmas)
@@ -153,12 +156,17 @@ def inpaint(
         InputError: Something does not fit.
     """
     known = pixels(mask)
+    needs_consistency(model)
+    if isinstance(image, Tensor) and image.dim() in (3, 4) and tuple(image.shape[-3:]) == model.shape:
+        shape = (-1, *image.shape[-3:])
+        known.check(image.reshape(shape).shape)
+        # What is missing may be anything, also not a number.
+        image = known.replace(torch.zeros_like(image).reshape(shape), image.reshape(shape)).reshape(image.shape)
     if not bool(mask.any()):
         # Nothing is to be made: all checks, no network call.
         x = image_batch(image, model.shape, model.device, model.clip)
-        known.check(x.shape)
         edit_times(model, steps, sigmas)
-        needs_consistency(model)
+        check_options(model, len(x), labels, guidance, seed, first, batch)
         return x.clone() if image.dim() == 4 else x[0].clone()
     options = (sigmas, steps, seed, labels, guidance, first, batch, callback)
     return restore_with_info(model, image, known, *options)[0]

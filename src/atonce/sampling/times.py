@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from atonce.core.checks import numbers
 from atonce.core.errors import InputError
 from atonce.noise.karras import karras_grid
 
@@ -89,7 +90,7 @@ def check_times(sigmas: Sequence[float] | Tensor, sigma_end: float, sigma_max: f
     Raises:
         InputError: There are none, they do not descend, or one is outside (sigma_end, sigma_max].
     """
-    times = [float(s) for s in sigmas]
+    times = numbers(sigmas, "sigmas")
     if len(times) > 1 and times[-1] in (0.0, sigma_end):
         times = times[:-1]
     if not times:

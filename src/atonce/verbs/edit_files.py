@@ -194,7 +194,7 @@ def check_out(out: Path, shape: tuple[int, int, int], n: int, inputs: Sequence[P
     Raises:
         InputError: The suffix means nothing, the file is an input, or something that is not ours is in the way.
     """
-    kind = kind_of(out)
+    kind = kind_of(out) if out.is_dir() or out.suffix.lower() in ("", ".png", ".npz") else ""
     if kind not in ("png", "npz", "folder"):
         raise InputError(f"an edit cannot be saved as {out.suffix!r} ({out}): give a .png, an .npz or a folder")
     check_images(kind, shape, n)

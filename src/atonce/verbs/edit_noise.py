@@ -107,25 +107,18 @@ def denoise(model: Positional[str], image: Positional[Path], sigma: float | None
     Returns:
         The exit status.
     """
-    import torch
-
     from atonce.editing.noise import denoise as function
     from atonce.editing.noise import estimate_sigma
 
     job = open_job(model, image, how)
-    x, labels = job.x, job.options.pop("labels")
-    size = how.batch or 64
-    parts = []
+    x = job.x
     with Watch("denoising", len(x)) as watch:
-        for begin in range(0, len(x), size):
-            rows = labels[begin : begin + size] if isinstance(labels, list) else labels
-            parts.append(function(job.model, x[begin : begin + size], sigma, labels=rows, **job.options))
-            watch.at(begin + len(parts[-1]))
+        results = function(job.model, x, sigma, callback=watch, **job.options)
     levels = [sigma] if sigma is not None else estimate_sigma(x).clamp(max=job.model.sigma_max).tolist()
     said = f"noise of sigma {min(levels):.3g}" + (f" to {max(levels):.3g}" if len(levels) > 1 else "")
     said += "" if sigma is not None else ", estimated"
-    facts = {"sigma": levels, "estimated": sigma is None, "calls": 1, "labels": labels}
-    return finish("denoise", model, how, torch.cat(parts), [("input", job.pictures.images)], 1, facts, said)
+    facts = {"sigma": levels, "estimated": sigma is None, "calls": watch.calls, "labels": watch.labels or None}
+    return finish("denoise", model, how, results, [("input", job.pictures.images)], 1, facts, said)
 
 
 def interpolate(
