@@ -35,6 +35,8 @@ def text() -> str:
         lines += _searches(record)
     if record := _read("effnet"):
         lines += _effnet(record)
+    if record := _read("quality"):
+        lines += _quality(record)
     return "\n".join(lines) + "\n"
 
 
@@ -66,6 +68,24 @@ def _effnet(record: Mapping[str, Any]) -> list[str]:
         low, high = row["interval"]
         lines.append(f"| {name} | {row['frechet']:.4g} | {low:.4g} to {high:.4g} | {row['expected']:g} |")
     return [*lines, "", _source(record)]
+
+
+def _quality(record: Mapping[str, Any]) -> list[str]:
+    lines = _head("Quality against cost", record["what"])
+    trained = [
+        f"{name}: {facts['method']}, {facts['images seen']:,} images seen, {facts['parameters']:,} parameters"
+        for name, facts in record["models"].items()
+    ]
+    lines += [f"The models are not of one size or budget ({'; '.join(trained)}). {record['samples']:,} samples a point."]
+    lines += ["", "![distance against calls and seconds](docs/pictures/quality-digits.png)", ""]
+    lines += ["| model | sampler | steps | network calls | Fréchet distance | 95 % interval | ms an image |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in record["measured"]:
+        low, high = row["interval"]
+        cells = [row["model"], row["sampler"], str(row["steps"]), str(row["calls"]), f"{row['frechet']:.4g}"]
+        cells += [f"{low:.4g} to {high:.4g}", f"{1000 * row['seconds per image']:.3g}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", f"{_source(record)}; sampled on {record['sampled on']}"]
 
 
 def shown(value: Any) -> str:

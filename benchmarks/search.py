@@ -117,7 +117,7 @@ def measure(name: str, n: int, points: int = POINTS, ledgers: Path = RUNS) -> tu
         row = {"sigma": sigma, "value": result.before.metric.value, "interval": list(result.before.metric.interval or ())}
         gain = result.gain
         if gain is not None:
-            row["gain of golden, from the same noise"] = {"value": gain.value, "interval": list(gain.interval or ())}
+            row["gain of golden, with other noise"] = {"value": gain.value, "interval": list(gain.interval or ())}
         out["bad defaults"].append(row)
     # Once more with other noise: on the first values the choice was made, so the lowest of them flatters.
     chosen = {"scan": best["sigma"], "default": out["default"]["sigma"]}

@@ -49,6 +49,7 @@ def test_a_measurement_has_all_its_parts(benchmark: Any, tmp_path: Path) -> None
         assert curve[measured[name]["sigma"]] == measured[name]["value"]
         assert measured[name]["evaluations"] <= 5
     assert [row["sigma"] for row in measured["bad defaults"]] == list(benchmark.BAD)
+    assert any("gain of golden, with other noise" in row for row in measured["bad defaults"])
     assert set(measured["with other noise"]) >= {"scan", "default", "golden", "ternary"}
     assert golden.method == "golden"
     json.dumps(measured)
@@ -64,7 +65,9 @@ def test_the_record_holds_what_is_claimed(benchmark: Any, name: str) -> None:
     for search in ("golden", "ternary"):
         assert benchmark.verdict(measured[search], scan)["met"]
     worst = max(measured["bad defaults"], key=lambda row: row["value"])
-    gain = worst["gain of golden, from the same noise"]
+    before = worst.get("gain of golden, from the same noise")  # the noise by which was chosen: records until November 2026
+    gain = before or worst["gain of golden, with other noise"]
     # 300 samples of Fashion-MNIST are too few to tell; of the digits there are enough.
     assert gain["interval"][0] > 0 or name == "fashion-mnist"
-    assert gain["value"] == pytest.approx(worst["value"] - measured["golden"]["value"])
+    if before:
+        assert before["value"] == pytest.approx(worst["value"] - measured["golden"]["value"])

@@ -23,6 +23,7 @@ from atonce.core.records import (
     comparable,
     conditions,
     make_record,
+    metric_differs,
 )
 
 BASE = make_record(
@@ -54,7 +55,7 @@ def test_as_dict_and_back() -> None:
 
 NEW = {
     "model": "digits, sha256 ab", "split": "test", "sigmas": (80.0, 0.5), "guidance": 1.5, "sampler": "heun", "ema": "0.999",
-    "labels": "balanced", "teacher": Source("runs/teacher", "dd"),
+    "labels": "balanced", "teacher": Source("runs/teacher", "dd"), "held_out": Source("digits (test)", "ee", 360),
 }  # fmt: skip
 
 
@@ -167,6 +168,22 @@ def test_distances_to_different_teachers() -> None:
     assert comparable(record(teacher=Source("a", "a")), record(teacher=Source("b", "b"))) is None  # no such distance
 
 
+def test_metrics_of_the_data_need_the_same_data() -> None:
+    metrics = {"class_accuracy": Metric(0.9), "frechet": Metric(1.0)}
+    one, other = (record(metrics=metrics, data=Source("digits", digest)) for digest in ("aa", "bb"))
+    assert comparable(one, other) == "the data differ: digits with digests aa and bb"
+    assert metric_differs("frechet", one, other) is None
+    assert comparable(one, one) is None
+
+
+def test_neighbours_need_the_same_held_out_images() -> None:
+    metrics = {"neighbour_ratio": Metric(1.0)}
+    one, other = (record(metrics=metrics, held_out=Source("test", digest)) for digest in ("aa", "bb"))
+    assert comparable(one, other) == "the held-out images differ: test aa and test bb"
+    assert comparable(one, record(metrics=metrics)) == "the held-out images differ: test aa and none"
+    assert comparable(record(metrics=metrics), record(metrics=metrics)) is None  # both of an older version
+
+
 def test_damaged_records_are_named(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     with pytest.raises(DataError, match="cannot read"):
@@ -187,11 +204,38 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
         values | {"metrics": 3},
         values | {"teacher": "one"},
         values | {"sigmas": ["high"]},
+        values | {"sigmas": "80"},
+        values | {"metrics": {"m": {"value": 1.0, "interval": [5]}}},
+        values | {"metrics": {"m": {"value": 1.0, "interval": [1, 2, 3]}}},
+        values | {"metrics": {"m": {"value": 1.0, "interval": ["a", "b"]}}},
+        values | {"metrics": {"m": {"value": "high"}}},
+        values | {"metrics": {"m": {"value": True}}},
+        values | {"metrics": {"m": {"value": 10**400}}},
+        values | {"metrics": {"m": {"value": 1.0, "higher_is_better": "yes"}}},
+        values | {"metrics": {"m": 3}},
+        values | {"extractor": {"name": "pixels", "digest": 5}},
+        values | {"reference": {"name": "digits", "digest": "bb", "count": "all"}},
+        values | {"samples": "many"},
+        values | {"samples": 0},
+        values | {"steps": "x"},
+        values | {"steps": True},
+        values | {"notes": "one"},
+        values | {"versions": ["one"]},
+        values | {"held_out": "test"},
     ):
         with pytest.raises(DataError, match="damaged"):
             Record.from_dict(broken)
+        path.write_text(json.dumps(broken))
+        with pytest.raises(DataError, match=r"r\.json: the record is damaged"):
+            Record.load(path)
     with pytest.raises(DataError, match="format"):
         Record.from_dict(values | {"format": 99})
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match="not JSON"):
+        Record.load(path)
+    for name in ("samples", "reference"):
+        with pytest.raises(DataError, match=f"damaged \\({name} is missing\\)"):
+            Record.from_dict({k: v for k, v in values.items() if k != name})
 
 
 def test_command_line_has_no_machine_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,7 +31,13 @@ def test_shares_of_a_few_samples() -> None:
 def test_one_class_only_is_as_far_as_it_gets() -> None:
     found = class_balance(torch.zeros(100, dtype=torch.int64), EVEN, NAMES)
     assert found["class_total_variation"].value == pytest.approx(0.75)
-    assert found["class_total_variation"].interval == pytest.approx((0.75, 0.75))
+    # A class that was not found may still have a share of up to z^2 / (n + z^2), z = 1.96 (Wilson).
+    assert found["class_total_variation"].interval == pytest.approx((0.75 - 3.8415 / 103.8415, 0.75), abs=1e-5)
+    assert found["class_largest_deviation"].interval == pytest.approx((0.75 - 3.8415 / 103.8415, 0.75), abs=1e-5)
+    assert [found[f"class_share:{name}"].interval for name in NAMES[:2]] == [
+        pytest.approx((1 - 3.8415 / 103.8415, 1.0), abs=1e-5),
+        pytest.approx((0.0, 3.8415 / 103.8415), abs=1e-5),
+    ]
 
 
 @given(st.permutations(range(4)), st.integers(0, 100))

@@ -135,3 +135,48 @@ def test_bad_input_is_named() -> None:
     counted = [record(metrics={"frechet": Metric(1.0, count=n)}) for n in (10, 20)]
     with pytest.raises(InputError, match="have no metric to compare: frechet: it rests on 10 and 20 items"):
         compare(counted)
+
+
+OTHER = Source("digits", "cc", 1797)
+
+
+@pytest.mark.parametrize("name", ["consistency_gap", "consistency_gap_largest", "neighbour_ratio", "class_accuracy",
+                                  "class_share:a", "classifier_score", "frechet_class:a", "frechet_class_mean"])  # fmt: skip
+def test_what_rests_on_the_data_is_left_out_where_they_differ(name: str) -> None:
+    one = record(metrics={"frechet": Metric(1.0), name: Metric(1.0)})
+    found = compare([one, dataclasses.replace(one, data=OTHER)])
+    assert found.shared == ("frechet",)
+    assert found.left_out == {name: "the data differ: digits with digests bb and cc"}
+    assert compare([one, one]).shared == ("frechet", name)
+
+
+def test_neighbours_of_other_held_out_images_are_left_out() -> None:
+    one = record(metrics={"frechet": Metric(1.0), "neighbour_ratio": Metric(1.0)}, held_out=Source("test", "ee", 360))
+    for held_out, said in ((Source("test", "ff", 360), "test ee and test ff"), (None, "test ee and none")):
+        found = compare([one, dataclasses.replace(one, held_out=held_out)])
+        assert found.left_out == {"neighbour_ratio": f"the held-out images differ: {said}"}
+        assert found.shared == ("frechet",)
+    assert "neighbour_ratio" in compare([one, one]).shared
+
+
+def test_one_metric_with_other_settings_or_another_teacher_is_left_out() -> None:
+    metrics = {"frechet": Metric(1.0), "precision": Metric(0.5, settings="k=3"), "teacher_distance": Metric(0.1)}
+    one = record(metrics=metrics, teacher=Source("a", "a"))
+    other = record(metrics={**metrics, "precision": Metric(0.5, settings="k=5")}, teacher=Source("b", "b"))
+    found = compare([one, other])
+    assert found.shared == ("frechet",)
+    assert found.left_out == {
+        "precision": "precision has different settings: k=3 and k=5",
+        "teacher_distance": "the teachers differ: a and b",
+    }
+
+
+def test_an_interval_without_width_is_none() -> None:
+    """Six of six and five of six: an older record says 1 to 1, and that would make any difference certain."""
+    all_in, most = (Metric(1.0, (1.0, 1.0), True, "share"), Metric(0.83, (0.6, 0.99), True, "share"))
+    (difference,) = compare([record(metrics={"precision": each}) for each in (all_in, most)]).differences
+    assert difference.exceeds is None
+    wilson = Metric(1.0, (0.61, 1.0), True, "share")
+    (difference,) = compare([record(metrics={"precision": each}) for each in (wilson, most)]).differences
+    assert difference.half == pytest.approx((0.39**2 + 0.16**2) ** 0.5)
+    assert difference.exceeds is False

@@ -10,10 +10,12 @@ import torch.multiprocessing as mp
 from PIL import Image
 from torch import Tensor
 
+import atonce
 from atonce.core.errors import InputError
 from atonce.core.images import from_uint8, to_uint8
-from atonce.core.records import Record, comparable
+from atonce.core.records import Record, Source, comparable
 from atonce.core.streams import Stream, normal, uniform
+from atonce.data import limits
 from atonce.data.dataset import ImageData
 from atonce.data.sources import open_data
 from atonce.evaluation.evaluate import METRICS as NAMES
@@ -102,7 +104,16 @@ def test_batches_change_nothing(batch: int) -> None:
     parts = evaluate(model, n=150, metrics=metrics, batch=batch)
     assert values(parts) == pytest.approx(values(whole), rel=1e-9)
     assert parts.metrics["frechet"].interval == pytest.approx(whole.metrics["frechet"].interval, rel=1e-6)
-    assert model.asked == [(first, min(batch, 150 - first)) for first in range(0, 150, batch)]
+    assert model.asked == [(0, 64), (64, 64), (128, 64)]  # the same images together, each once
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_batches_change_nothing_for_a_network_in_float32(batch: int) -> None:
+    """Its last bits depend on the size of its batch, and some fall across the border of two of the 256 levels."""
+    model = atonce.load("digits")
+    told: dict[str, Any] = {"n": 200, "metrics": ("frechet", "consistency_gap", "step_gain"), "steps": 2, "probes": 40}
+    whole, parts = (values(evaluate(model, batch=size, **told)) for size in (None, batch))
+    assert parts == pytest.approx(whole, rel=1e-9)
 
 
 def _process(rank: int, port: int, folder: str) -> None:
@@ -242,12 +253,60 @@ def unused() -> Any:
         ({"metrics": ("frechet_per_class",), "reference": "digits"}, "compares with the classes of the data: leave out"),
         ({"metrics": ("neighbours",), "held_out": "no such data"}, "no such data"),
         ({"labels": "balanced"}, "names no classes"),
+        ({"n": 50.0}, "n is 50.0, must be a whole number"),
+        ({"n": "50"}, "n is '50', must be a whole number"),
+        ({"n": True}, "n is True, must be a whole number"),
+        ({"n": 10**30}, "n must be at most 2"),
+        ({"batch": 2.5}, "batch is 2.5, must be a whole number"),
+        ({"steps": "2"}, "steps is '2', must be a whole number"),
+        ({"seed": None}, "seed is None, must be a whole number"),
+        ({"metrics": ("step_gain",), "probes": "9"}, "probes is '9', must be a whole number"),
+        ({"metrics": 3}, "metrics must be names, got 3: choose from frechet"),
+        ({"metrics": None}, "metrics must be names, got None"),
+        ({"metrics": ["frechet", 3]}, "metrics must be names, got 3"),
+        ({"extractor": None}, "extractor must be a name or an Extractor, got NoneType"),
+        ({"data": None}, "data must be a name, a path or an ImageData, got NoneType"),
+        ({"reference": 3}, "reference must be a name, a path or an ImageData, got int"),
+        ({"held_out": 3, "metrics": "neighbours"}, "held_out must be a name, a path or an ImageData, got int"),
+        ({"split": 3}, "split must be train, test or all, got 3"),
+        ({"sigmas": "80"}, "sigmas is '80', must be a list of numbers"),
+        ({"labels": ["a", "b"]}, "labels must be whole numbers, one or one for each sample"),
+        ({"labels": [0.5, 1.0]}, "labels must be whole numbers, got torch.float32"),
         ({"data": "no such data"}, "no such data"),
     ],
 )
 def test_bad_input_is_named_before_any_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(unused(), **options)
+
+
+@pytest.mark.parametrize("metrics", ["kid", "precision_recall", "density_coverage"])
+def test_more_samples_than_the_memory_holds(metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 16 << 30)
+    with pytest.raises(
+        InputError, match=r"64 features \(pixels\) of 100,000,000 images would need 47.7 GiB, .*make fewer"
+    ) as told:
+        evaluate(unused(), n=100_000_000, metrics=metrics)
+    assert "\n" not in str(told.value)
+
+
+def test_more_images_than_the_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 4 << 30)
+    with pytest.raises(InputError, match=r"100,000,000 images \[1, 8, 8\] would need 6.0 GiB.*make fewer images"):
+        evaluate(Sampler(), n=100_000_000, metrics="digits", batch=10)
+
+
+def test_a_covariance_that_is_none_is_no_perfect_score(tmp_path: Path) -> None:
+    np.savez(tmp_path / "negative.npz", mu=np.zeros(64), sigma=-np.eye(64))
+    with pytest.raises(InputError, match=r"negative.npz cannot be used: sigma has the eigenvalue -1"):
+        evaluate(unused(), metrics="frechet", reference=tmp_path / "negative.npz")
+
+
+def test_six_images_are_not_certain() -> None:
+    images = open_data("digits", split="all").images[:6]
+    found = evaluate(images, metrics="precision_recall").metrics
+    assert found["precision"].value == 1.0
+    assert found["precision"].interval == pytest.approx((0.60967, 1.0), abs=1e-5)
 
 
 def test_metrics_that_do_not_fit_the_data() -> None:
@@ -294,7 +353,9 @@ def test_metrics_of_a_model_for_given_images() -> None:
 def test_memorisation_with_held_out_images_in_memory() -> None:
     digits = open_data("digits", split="all")
     training, held_out = digits.subset(range(1000)), digits.subset(range(1000, 1797))
-    copies = evaluate(training.images[:200], training, metrics="neighbours", held_out=held_out).metrics["neighbour_ratio"]
+    record = evaluate(training.images[:200], training, metrics="neighbours", held_out=held_out)
+    assert record.held_out == Source(held_out.name, held_out.digest(), 797)
+    copies = record.metrics["neighbour_ratio"]
     assert copies.value == 0.0
     assert copies.interval == (0.0, 0.0)
     fresh = evaluate(held_out.images[:300], training, metrics="neighbours", held_out=held_out).metrics["neighbour_ratio"]

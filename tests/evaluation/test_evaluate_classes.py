@@ -122,6 +122,17 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     assert sum(record.metrics[f"frechet_class:{name}"].count or 0 for name in NAMES) == 60
 
 
+def test_classes_of_other_names_are_not_taken_for_the_datas() -> None:
+    other = ImageData(DATA.images, DATA.labels, ("one", "two", "three"), name="others")
+    with pytest.raises(
+        InputError, match=r"class_accuracy needs .* of others: the classes of the model \(3: first, second, third"
+    ):
+        evaluate(Conditional(), other, n=60, metrics="class_accuracy")
+    record = evaluate(Conditional(), other, n=60, metrics="frechet_per_class")
+    assert any("are not those of others" in note and "the classifier finds" in note for note in record.notes)
+    assert record.metrics["frechet_class_mean"].settings.startswith("3 classes, classes by classifier ")
+
+
 @pytest.mark.parametrize("batch", [7, 100])
 def test_batches_change_nothing(batch: int) -> None:
     whole, parts = (evaluate(Conditional(0.2), DATA, n=120, metrics=METRICS, batch=size).metrics for size in (None, batch))

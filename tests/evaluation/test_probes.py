@@ -140,6 +140,26 @@ def test_a_teacher_that_dropped_labels_can_be_guided() -> None:
     assert found.metrics["teacher_distance"].value == expected.metrics["teacher_distance"].value
 
 
+def wrong_shape(x: Tensor, sigma: float) -> Tensor:
+    return x[:, :, :2]
+
+
+def fixed_size(x: Tensor, sigma: float) -> Tensor:
+    return x + torch.zeros(1, 1, 7, 7)
+
+
+def no_images(x: Tensor, sigma: float) -> Any:
+    return None
+
+
+def not_a_number(x: Tensor, sigma: float) -> Tensor:
+    return x * torch.nan
+
+
+def fails_late(x: Tensor, sigma: float) -> Tensor:
+    return WORLD.denoiser(x, sigma) * (1.0 if sigma > 1 else torch.nan)
+
+
 @pytest.mark.parametrize(
     ("subject", "options", "said"),
     [
@@ -147,6 +167,13 @@ def test_a_teacher_that_dropped_labels_can_be_guided() -> None:
         (Exact(), {"teacher": "runs/teacher"}, "an opened denoiser"),
         (Exact(), {"teacher": 3}, "must be a denoiser or a function"),
         (Exact(), {"teacher": WORLD.denoiser, "teacher_steps": 1}, "at least 2 steps, got 1"),
+        (Exact(), {"teacher": WORLD.denoiser, "teacher_steps": "9"}, "teacher_steps is '9', must be a whole number"),
+        (Exact(), {"teacher": wrong_shape}, r"the teacher gave \[1, 1, 2, 4\] for x \[1, 1, 4, 4\]"),
+        (Exact(), {"teacher": fixed_size}, r"cannot be called with x \[1, 1, 4, 4\] and sigma 80: "),
+        (Exact(), {"teacher": no_images}, "the teacher gave NoneType for x"),
+        (Exact(), {"teacher": not_a_number}, "the teacher gives values that are not finite"),
+        (Exact(), {"teacher": fails_late, "teacher_steps": 4}, "the teacher gives values that are not finite"),
+        (Exact(float("nan")), {"teacher": WORLD.denoiser}, "the model gives values that are not finite"),
         (model("denoiser"), {"teacher": WORLD.denoiser}, "is for consistency models, this one is a denoiser"),
         (model(), {"teacher": model()}, "the teacher is a consistency model for 1x4x4 images: give a denoiser for 1x4x4"),
         (model(), {"teacher": model("denoiser", sigma_max=40.0)}, "the teacher knows noise up to 40, the model starts at 80"),

@@ -58,6 +58,12 @@ def test_a_reference_batch_of_adm_has_statistics_beside_its_images(tmp_path: Pat
         ({"mu": MU}, "must hold mu and sigma, or images as arr_0; it holds mu"),
         ({"mu": MU, "sigma": np.eye(3)}, "moments need a mean .D. and a covariance .D, D., got .4. and .3, 3."),
         ({"mu": MU * np.nan, "sigma": SIGMA}, "not finite"),
+        ({"mu": MU, "sigma": np.full((4, 4), np.inf)}, "not finite"),
+        ({"mu": MU, "sigma": -np.eye(4)}, "sigma has the eigenvalue -1, and a covariance has none below 0"),
+        ({"mu": MU, "sigma": SIGMA - 1.1 * np.eye(4)}, "sigma has the eigenvalue -0.1"),
+        ({"mu": MU, "sigma": np.triu(np.ones((4, 4)))}, r"sigma is not symmetric \(entries differ by up to 1\)"),
+        ({"mu": MU, "sigma": SIGMA, "arr_0": BATCH, "x": MU} | {"sigma": -SIGMA}, "eigenvalue"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "empty"),
         ({"arr_0": BATCH.astype(np.float32)}, r"arr_0 must be uint8 \[N, H, W, C\]"),
         ({"arr_0": BATCH.transpose(0, 3, 1, 2)}, r"arr_0 must be uint8 \[N, H, W, C\] with 1 or 3 channels"),
         ({"mu": np.array([None, 1]), "sigma": SIGMA}, "cannot be used"),
@@ -67,6 +73,16 @@ def test_other_archives_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray
     with pytest.raises(DataError, match=said) as problem:
         open_reference(save(tmp_path / "x.npz", **arrays))
     assert "\n" not in str(problem.value)
+
+
+def test_rounding_and_singular_covariances_are_no_fault(tmp_path: Path) -> None:
+    """Covariances of few float32 features: eigenvalues of about -1e-8 of the largest, halves that differ in the last digit."""
+    features = np.random.default_rng(1).normal(size=(20, 50)).astype(np.float32)
+    sigma = np.cov(features.T).astype(np.float32)
+    sigma[0, 1] = np.nextafter(sigma[0, 1], np.float32(9))
+    assert np.linalg.eigvalsh(sigma.astype(np.float64))[0] < 0
+    assert open_reference(save(tmp_path / "few.npz", mu=features.mean(0), sigma=sigma)).moments is not None
+    assert open_reference(save(tmp_path / "one.npz", mu=MU, sigma=np.zeros((4, 4)))).moments is not None
 
 
 def test_damaged_and_missing_archives(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from atonce.evaluation.resampling import (
     mean_metric,
     percentile_interval,
     resamples,
+    wilson_interval,
 )
 
 
@@ -50,3 +51,28 @@ def test_the_bootstrap_of_a_mean_has_the_width_of_its_standard_error() -> None:
     assert metric.interval is not None
     assert metric.count == 7
     assert metric.interval[1] - metric.interval[0] == pytest.approx(2 * 1.96 * float(x.std()) / 20, rel=0.2)
+
+
+def test_wilsons_interval() -> None:
+    """Known values: 0 of 10, 5 of 10 and 81 of 263 (Newcombe 1998, table I, method 3)."""
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
+    assert wilson_interval(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_interval_holds_the_share_and_has_a_width(pair: tuple[int, int]) -> None:
+    low, high = wilson_interval(*pair)
+    assert 0 <= low <= pair[0] / pair[1] <= high <= 1
+    assert high - low > 0
+    mirrored = wilson_interval(pair[1] - pair[0], pair[1])
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+def test_items_that_are_all_alike_are_not_certain() -> None:
+    metric = mean_metric(torch.ones(6, dtype=torch.bool), 0, 2)
+    assert metric.value == 1.0
+    assert metric.interval == pytest.approx((0.60967, 1.0), abs=1e-5)
+    assert mean_metric(torch.zeros(6), 0, 2).interval == pytest.approx((0.0, 0.39033), abs=1e-5)
+    assert mean_metric(torch.zeros(6), 0, 2, unit="mean count").interval is None
+    assert mean_metric(torch.full((6,), 0.3), 0, 2).interval is None  # no share of items

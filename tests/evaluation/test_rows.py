@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from atonce.core.errors import InputError
+from atonce.data import limits
 from atonce.evaluation.extractors import Extractor
 from atonce.evaluation.gather import gather
 from atonce.evaluation.rows import Watch, every_row
@@ -22,6 +24,12 @@ def test_rows_do_not_depend_on_the_batch(batch: int) -> None:
     assert torch.equal(rows[:, 2], 1.5 * torch.arange(10, dtype=torch.float64))
     assert asked[0] == (0, min(batch, 10))
     assert sum(count for _, count in asked) == 10
+
+
+def test_a_table_that_no_machine_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 1 << 30)
+    with pytest.raises(InputError, match="a table of 1,000,000 rows of 1,000 numbers would need 7.5 GiB"):
+        every_row(1_000_000, 1000, lambda first, count: torch.zeros(count, 1000), batch=8)
 
 
 def test_a_watch_inside_an_extractor_sees_its_features_once() -> None:

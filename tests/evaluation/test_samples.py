@@ -11,10 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import atonce
 from atonce.core.errors import InputError
 from atonce.core.images import to_uint8
+from atonce.data import limits
 from atonce.data.dataset import ImageData
-from atonce.evaluation.samples import Sampling, open_samples, same_classes
+from atonce.data.sources import open_data
+from atonce.evaluation.gather import CHUNK, share
+from atonce.evaluation.samples import CELL, Sampling, open_samples, same_classes
 from atonce.model import ConsistencyModel, Guidance, ModelConfig
 from atonce.model_files import model_identity
 from atonce.networks.unet import UNet, UNetConfig
@@ -105,6 +109,80 @@ def test_classes_are_matched_by_name() -> None:
     assert same_classes(labels, NAMES, ()) is None
 
 
+def test_classes_of_other_names_are_not_matched_by_their_place() -> None:
+    """As many classes are not the same classes: a place counts only where one side has plain numbers for names."""
+    labels = torch.tensor([0, 1, 2])
+    assert same_classes(labels, NAMES, ("eel", "fox", "gnu")) is None
+    assert same_classes(labels, NAMES, ("2", "1", "0")) is None  # numbers in another order
+    for numbers in (("0", "1", "2"), ("000", "001", "002")):
+        for one, other in ((NAMES, numbers), (numbers, NAMES)):
+            found = same_classes(labels, one, other)
+            assert found is not None
+            assert found.tolist() == [0, 1, 2]
+    made = open_samples(MODEL, 6, data(("eel", "fox", "gnu")), Sampling())
+    assert made.labels is None
+    assert made.others == "the classes of the model (3: cat, dog, owl) are not those of animals (3: eel, fox, gnu)"
+    given = open_samples(data(("eel", "fox", "gnu")), 6, data(), Sampling())
+    assert given.labels is None
+    assert given.others == "the classes of the images (3: eel, fox, gnu) are not those of animals (3: cat, dog, owl)"
+    for fine in (open_samples(MODEL, 6, data(), Sampling()), open_samples(data(), 6, data(), Sampling())):
+        assert fine.others is None
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_a_model_makes_the_same_images_together_whatever_is_asked(n: int) -> None:
+    """The gallery's digits in float32: to the bit the same in any batch and in the ranges of any number of processes."""
+    model, digits = atonce.load("digits"), open_data("digits", split="all")
+    expected = open_samples(model, n, digits, Sampling(steps=2, seed=3)).make(0, n)
+    assert torch.equal(expected[:64], to_uint8(model.sample(min(n, 64), 2, 3)))
+    for batch in (1, 7, 64):
+        found = open_samples(model, n, digits, Sampling(steps=2, seed=3, batch=batch))
+        made = torch.cat([found.make(first, min(batch, n - first)) for first in range(0, n, batch)])
+        assert torch.equal(made, expected), batch
+        for size in (2, 3):  # each process opens its own
+            parts = []
+            for begin, end in (share(n, CHUNK, rank, size) for rank in range(size)):
+                own = open_samples(model, n, digits, Sampling(steps=2, seed=3, batch=batch))
+                parts += [own.make(first, min(batch, end - first)) for first in range(begin, end, batch)]
+            assert torch.equal(torch.cat(parts), expected), (batch, size)
+
+
+def test_a_model_is_asked_for_whole_cells_and_for_each_once() -> None:
+    asked: list[tuple[int, int, int, list[int]]] = []
+
+    class Sampler:
+        labels = list(NAMES)
+
+        def sample(self, n: int, *, first: int, batch: int, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+            asked.append((first, n, batch, labels[-2:].tolist()))
+            return torch.arange(first, first + n).reshape(n, 1, 1, 1).expand(n, 1, 8, 8) / 1000
+
+    found = open_samples(Sampler(), 130, data(), Sampling(labels=[0] * 129 + [2]))
+    assert found.floats is not None
+    made = torch.cat([found.floats(first, min(7, 130 - first), None) for first in range(0, 130, 7)])
+    assert torch.equal(made[:, 0, 0, 0], torch.arange(130) / 1000)
+    assert asked == [(0, 64, 64, [0, 0]), (64, 64, 64, [0, 0]), (128, 64, 64, [2, 2])]
+    assert CELL % CHUNK == 0
+
+
+def test_a_model_that_gives_another_number_of_images_is_named() -> None:
+    class Short:
+        def sample(self, n: int, **options: Any) -> torch.Tensor:
+            return torch.zeros(n - 1, 1, 8, 8)
+
+    with pytest.raises(InputError, match="the model gave 9 images where 10 were asked for"):
+        open_samples(Short(), 10, data(), Sampling()).make(0, 10)
+
+
+def test_numbers_of_samples_that_no_machine_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 8 << 30)
+    for asked in (Sampling(), Sampling(labels="balanced"), Sampling(labels=1)):
+        with pytest.raises(InputError, match="labels of 100,000,000,000 samples would need .*: make fewer samples"):
+            open_samples(MODEL, 100_000_000_000, data(), asked)
+    with pytest.raises(InputError, match="n must be at most 2\\^40 samples"):
+        open_samples(make(PLAIN), 10**20, data(), Sampling())
+
+
 def test_the_labels_of_a_folder_are_read(tmp_path: Path) -> None:
     images = data().images
     for i, name in enumerate(("owl", "owl", "cat")):
@@ -144,6 +222,17 @@ def test_the_model_is_told_by_the_checksum_of_its_weights(tmp_path: Path) -> Non
         ({"labels": [0, 1]}, "one for each of 10 samples"),
         ({"labels": 3}, "label 3 is out of range"),
         ({"labels": 0.5}, "whole numbers"),
+        ({"labels": ["cat", "dog"]}, "labels must be whole numbers, one or one for each sample, got \\['cat', 'dog'\\]"),
+        ({"labels": [0.0] * 10}, "labels must be whole numbers, got torch.float32"),
+        ({"labels": [True] * 10}, "labels must be whole numbers, got torch.bool"),
+        ({"labels": {"cat"}}, "labels must be whole numbers"),
+        ({"labels": [2**70] * 10}, "labels must be whole numbers"),
+        ({"sigmas": "80"}, "sigmas is '80', must be a list of numbers"),
+        ({"sigmas": 80.0}, "sigmas is 80.0, must be a list of numbers"),
+        ({"guidance": "2"}, "guidance is .*must be a list of numbers"),
+        ({"steps": 2.0}, "steps is 2.0, must be a whole number"),
+        ({"seed": "3"}, "seed is '3', must be a whole number"),
+        ({"ema": 0.9}, "ema must be a name, got 0.9"),
         ({"labels": "even"}, "labels='even' cannot be used: give numbers of classes or 'balanced'"),
     ],
 )

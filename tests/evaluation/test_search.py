@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from atonce.core.errors import DataError, InputError
 from atonce.core.images import to_uint8
+from atonce.core.records import BALANCED, UNIFORM
+from atonce.data import limits
 from atonce.data.dataset import ImageData
 from atonce.evaluation import search as searching
 from atonce.evaluation.evaluate import evaluate
 from atonce.evaluation.extractors import pixels
 from atonce.evaluation.search import search_extractor, search_grid, search_times, store_times, with_times
 from atonce.evaluation.shared_noise import SharedNoise
-from atonce.evaluation.time_points import FILE
-from atonce.model import ConsistencyModel, ModelConfig
-from atonce.model_files import weights_digest
+from atonce.evaluation.time_points import FILE, holds_model
+from atonce.model import ConsistencyModel, Guidance, ModelConfig
+from atonce.model_files import model_identity, weights_digest
 from atonce.networks.unet import UNetConfig
 from atonce.noise.worlds import Gaussian
 from atonce.preconditioning import Preconditioning
@@ -99,12 +101,68 @@ def test_a_bad_default_is_improved_and_the_gain_has_an_interval() -> None:
     found = search_times(bad, DATA, n=1000)
     assert found.before.sigmas == (FIRST, 20.0)
     assert found.improved
-    assert found.gain.value == pytest.approx(found.before.metric.value - found.found.metric.value, rel=1e-9)
+    # Of other noise than the one by which it was chosen.
+    other = search_times(bad, DATA, method="scan", grid=[found.found.sigmas[1]], n=1000, seed=1)
+    assert found.gain.value == pytest.approx(other.before.metric.value - other.found.metric.value, rel=1e-9)
+    assert found.gain.value != pytest.approx(found.before.metric.value - found.found.metric.value, rel=1e-6)
+    assert (found.sure, found.verdict, found.gain_seed) == (True, "a sure gain", 1)
+    assert found.as_dict()["gain"]["seed"] == 1
+    assert found.as_dict()["sure"] is True
     assert 0 < found.gain.interval[0] < closed_form(20.0) - closed_form(BEST) < found.gain.interval[1] + 0.1
     assert found.found.metric.interval[1] < found.before.metric.interval[0]
     assert found.found.sigmas[1] == pytest.approx(BEST, rel=0.15)
     assert found.record.steps == found.record.calls == 2
     assert found.record.metrics["frechet"] == found.found.metric
+
+
+def test_a_gain_by_chance_is_not_sure() -> None:
+    # A model whose second step changes nothing that could be measured: choices differ by noise alone.
+    flat = ConsistencyModel(ModelConfig(NETWORK, EDM, time_points={2: (FIRST, BEST)}), Wrong())
+    unsure = 0
+    for seed in range(0, 12, 2):
+        found = search_times(flat, DATA, method="scan", grid=[BEST * 0.99, BEST * 1.002, BEST * 1.01], n=60, seed=seed)
+        facts = found.as_dict()
+        if not found.improved:
+            assert (found.gain, found.sure, facts["verdict"]) == (None, False, "no better than what the model uses")
+        elif found.gain.interval[0] <= 0:
+            unsure += 1
+            assert not found.sure
+            assert facts["sure"] is False
+            assert facts["verdict"] in ("no sure gain: 0 lies inside its interval", "no gain: with other noise it is worse")
+    assert unsure
+
+
+@pytest.mark.parametrize("network", [NETWORK, LABELLED])
+def test_the_record_says_how_the_samples_were_made(network: UNetConfig) -> None:
+    made = model(network)
+    found = search_times(made, DATA, n=60, grid=3)
+    record = evaluate(made, DATA, n=60, metrics=("frechet",), sigmas=found.found.sigmas)
+    assert found.record.model == record.model == model_identity(made)
+    assert found.record.sigmas == record.sigmas == found.found.sigmas
+    assert found.record.labels == record.labels == (UNIFORM if network.labels else None)
+    assert (found.record.steps, found.record.calls, found.record.guidance) == (2, 2, None)
+    assert (record.steps, record.calls) == (2, 2)
+    if network.labels:
+        one = search_times(made, DATA, n=60, grid=3, labels=2)
+        assert one.record.labels == "all 2"
+        even = search_times(made, DATA, n=60, grid=3, labels="balanced")
+        assert even.record.labels == BALANCED
+        assert one.record.metrics["frechet"].value > even.record.metrics["frechet"].value
+
+
+def test_guidance_doubles_the_calls_and_stands_in_the_record() -> None:
+    made = model(LABELLED, guidance=Guidance("free"))
+    found = search_times(made, DATA, n=60, grid=3, guidance=2.0)
+    record = evaluate(made, DATA, n=60, metrics=("frechet",), sigmas=found.found.sigmas, guidance=2.0)
+    assert found.record.guidance == record.guidance == 2.0
+    assert found.record.calls == record.calls == 4
+    plain = search_times(made, DATA, n=60, grid=3)
+    assert (plain.record.calls, plain.record.guidance) == (2, None)
+    shared = SharedNoise(made, 10, guidance=2.0)
+    assert torch.equal(shared.images((80.0, 1.0)), to_uint8(made.sample(10, sigmas=[80.0, 1.0], guidance=2.0)))
+    assert shared.calls == 4
+    with pytest.raises(InputError, match="was not trained with guidance"):
+        search_times(model(LABELLED), DATA, n=60, grid=3, guidance=2.0)
 
 
 def test_three_steps_are_found_in_descending_order() -> None:
@@ -154,6 +212,9 @@ def test_kid_and_functions_of_images_can_be_searched_by() -> None:
     found = search_times(MODEL, DATA, n=200, grid=9, metric="kid")
     assert found.name == "kid"
     assert found.found.sigmas[1] == pytest.approx(BEST, rel=0.6)
+    found = search_times(model(time_points={2: (FIRST, 20.0)}), DATA, n=200, grid=9, metric="kid")
+    assert found.sure
+    assert found.gain.value == pytest.approx(found.before.metric.value - found.found.metric.value, rel=0.2)
 
     def brightness(images: Tensor) -> float:
         assert images.dtype == torch.uint8
@@ -255,6 +316,39 @@ def test_time_points_are_stored_beside_their_weights_only(tmp_path: Path) -> Non
     assert not (tmp_path / "other" / FILE).exists()
 
 
+@pytest.mark.parametrize(
+    "content", ["no JSON", "[]", '{"searches": {}}', '{"format": 1, "searches": 3}', '{"format": 2, "searches": {}}']
+)
+def test_searches_that_cannot_be_read_are_left_alone(tmp_path: Path, content: str) -> None:
+    made = real_model()
+    made.save_pretrained(tmp_path)
+    found = search_times(made, DATA, n=100, grid=[1.0, 2.0])
+    (tmp_path / FILE).write_text(content)
+    before = (tmp_path / "config.json").read_bytes()
+    for refused in (lambda: store_times(tmp_path, found), lambda: holds_model(tmp_path, found.weights)):
+        with pytest.raises(DataError, match=r"time_search.json .*: move it away .* nothing was changed") as said:
+            refused()
+        assert "\n" not in str(said.value)
+    assert (tmp_path / FILE).read_text() == content
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_what_a_folder_for_a_copy_holds(tmp_path: Path) -> None:
+    made = real_model()
+    weights = weights_digest(made)
+    assert not holds_model(tmp_path / "nothing", weights)
+    assert not holds_model(tmp_path, weights)  # empty
+    made.save_pretrained(tmp_path / "same")
+    assert holds_model(tmp_path / "same", weights)
+    real_model(1).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="other holds another model, nothing was changed"):
+        holds_model(tmp_path / "other", weights)
+    config = json.loads((tmp_path / "same" / "config.json").read_text())
+    (tmp_path / "same" / "config.json").write_text(json.dumps({**config, "weights": {}}))
+    with pytest.raises(InputError, match="holds another model"):  # of which nothing is known
+        holds_model(tmp_path / "same", weights)
+
+
 def test_the_digest_is_that_of_the_weights_in_a_folder(tmp_path: Path) -> None:
     made = real_model()
     made.save_pretrained(tmp_path / "model")
@@ -320,6 +414,22 @@ def test_bad_input_is_refused_before_any_sample_is_made(
     monkeypatch.setattr(SharedNoise, "images", lambda *_: pytest.fail("samples were made"))
     with pytest.raises(InputError, match=said):
         search_times(MODEL, **{"data": DATA, **options})
+
+
+@pytest.mark.parametrize(("n", "metric"), [(10**11, "frechet"), (10**30, "frechet"), (10**11, "kid")])
+def test_more_samples_than_the_memory_holds_are_refused(n: int, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SharedNoise, "images", lambda *_: pytest.fail("samples were made"))
+    with pytest.raises(DataError, match=r"samples of shape \[1, 8, 8\] would need .* GiB of memory: give a smaller n"):
+        search_times(MODEL, DATA, n=n, metric=metric)
+    with pytest.raises(DataError, match="give a smaller n"):
+        SharedNoise(MODEL, n)
+
+
+def test_features_of_more_samples_than_the_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 400_000)  # of 1000 samples: 144 kB of images, 1 MB of features
+    monkeypatch.setattr(SharedNoise, "images", lambda *_: pytest.fail("samples were made"))
+    with pytest.raises(DataError, match="64 features of 1,000 samples, twice would need"):
+        search_times(MODEL, DATA, n=1000, metric="kid", extractor="pixels")
 
 
 def test_models_and_data_that_do_not_fit_are_refused() -> None:

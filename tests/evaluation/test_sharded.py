@@ -89,7 +89,7 @@ PROGRAM = textwrap.dedent(
 
 def process(kind: str, out: str) -> None:
     """What each of several processes does; called in a process of its own."""
-    from atonce.core.distribution import join_world
+    from atonce.core.distribution import join_world, leave_world
 
     torch.set_num_threads(1)
     world = join_world("cpu", timeout=120)
@@ -108,6 +108,7 @@ def process(kind: str, out: str) -> None:
         name, batch = kind.split()
         found = measured(int(batch), True, name)
     Path(f"{out}.{world.rank}").write_text(json.dumps(found))
+    leave_world()  # an interpreter that ends with the group's threads still running may abort
 
 
 def _cached(rank: int) -> dict[str, Any]:

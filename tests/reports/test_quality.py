@@ -12,15 +12,18 @@ from torch import Tensor, nn
 
 from atonce.core.errors import DataError, InputError
 from atonce.core.images import to_uint8
+from atonce.core.records import UNIFORM
 from atonce.data.dataset import ImageData
+from atonce.evaluation.evaluate import evaluate
 from atonce.evaluation.extractors import pixels
 from atonce.model import ConsistencyModel, ModelConfig
+from atonce.model_files import model_identity
 from atonce.networks.unet import UNetConfig
 from atonce.noise.worlds import Gaussian
 from atonce.preconditioning import Preconditioning
 from atonce.reports import quality
 from atonce.reports.plots import png
-from atonce.reports.quality import Way, compare_quality, machine, table, ways
+from atonce.reports.quality import Way, compare_quality, machine, sampling_seconds, table, ways
 from atonce.reports.quality_plot import quality_figure
 from atonce.sampling.times import denoiser_times
 
@@ -92,6 +95,58 @@ def test_calls_and_quality_are_those_of_the_solvers() -> None:
     by = {(p.way.sampler, p.way.steps): p.record.metrics["frechet"].value for p in points}
     assert by["heun", 18] < by["heun", 12]
     assert by["heun", 18] < by["euler", 18] < by["euler", 12]
+
+
+def test_the_records_say_which_model_it_was_and_how_it_was_asked() -> None:
+    network = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,), labels=2)
+    config = ModelConfig(network, EDM, labels=("a", "b"), time_points={2: (80.0, 3.0)})
+    labelled = ConsistencyModel(config, Exact(), card={"name": "labelled"})
+    points = compare_quality(
+        [("student", labelled), ("teacher", TEACHER)], DATA, steps=(1, 2), solver_steps=(2,), n=60, extractor="pixels"
+    )
+    one, two, heun, euler = (point.record for point in points)
+    for record in (one, two):
+        assert (record.model, record.labels, record.sampler) == (model_identity(labelled), UNIFORM, "restart")
+        assert record.model.startswith("labelled, sha256 ")
+    assert (one.steps, one.sigmas, two.steps, two.sigmas) == (1, None, 2, (80.0, 3.0))
+    for record, sampler, calls in ((heun, "heun", 3), (euler, "euler", 2)):
+        assert (record.model, record.labels, record.sampler) == (model_identity(TEACHER), None, sampler)
+        assert (record.steps, record.calls, record.sigmas) == (2, calls, None)
+    direct = evaluate(labelled, DATA, n=60, metrics=("frechet",), extractor="pixels", steps=2)
+    assert direct.metrics["frechet"] == two.metrics["frechet"]
+
+
+def test_seconds_are_the_least_of_batches_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, made = [0.0], []
+
+    class Slow:
+        """The first batch, which warms up, takes 1 second here, one of the others 6, the rest 50."""
+
+        device = torch.device("cpu")
+
+        def sample(self, n: int, **options: object) -> None:
+            made.append((n, options["first"], options["batch"], options["steps"]))
+            now[0] += {1: 1.0, 4: 6.0}.get(len(made), 50.0)
+
+    monkeypatch.setattr(quality.time, "perf_counter", lambda: now[0])
+    assert sampling_seconds(Slow(), 3, steps=2) == 2.0
+    assert made == [(3, 3 * k, 3, 2) for k in range(6)]
+
+
+def test_points_without_conditions_are_measured_again(tmp_path: Path) -> None:
+    out = tmp_path / "quality.json"
+    options = {"n": 60, "extractor": "pixels", "out": out, "steps": (1, 2)}
+    compare_quality([("a", STUDENT)], DATA, **options)
+    file = json.loads(out.read_text())
+    file["points"][1]["record"]["model"] = None
+    out.write_text(json.dumps(file))
+    told = []
+    compare_quality([("a", STUDENT)], DATA, callback=lambda point, done, total, new: told.append(new), **options)
+    assert told == [False, True]
+    again = json.loads(out.read_text())["points"]
+    assert again[0] == file["points"][0]
+    assert [point["steps"] for point in again] == [1, 2]
+    assert again[1]["record"]["model"]
 
 
 def test_points_that_are_there_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

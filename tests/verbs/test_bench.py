@@ -41,6 +41,8 @@ def test_a_table_a_plot_and_records(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 thread)" in lines[-1]
     points = json.loads(Path("quality.json").read_text())["points"]
     assert [point["record"]["calls"] for point in points] == [1, 2]
+    assert [point["record"]["sampler"] for point in points] == ["restart", "restart"]
+    assert all(point["record"]["model"].startswith("digits") for point in points)
     assert all(point["record"]["metrics"]["frechet"]["interval"] for point in points)
     with Image.open("quality.png") as picture:
         assert picture.info["Software"] == "atonce"

@@ -67,6 +67,14 @@ def test_records_that_must_not_be_compared(files: list[str], tmp_path: Path) -> 
         run(files[0], str(tmp_path / "none.json"))
 
 
+def test_a_damaged_record_is_named_with_its_file(files: list[str]) -> None:
+    values = json.loads(Path(files[1]).read_text())
+    for broken in ({"samples": "many"}, {"metrics": {"frechet": {"value": 1.0, "interval": [5]}}}):
+        Path(files[1]).write_text(json.dumps({**values, **broken}))
+        with pytest.raises(AtonceError, match=r"two\.json: the record is damaged \(.*\): make it again"):
+            run(*files[:2])
+
+
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse("atonce bench compare", bench_compare, ["--help"])() == 0
     assert "Example: atonce bench compare one-step.json two-steps.json" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from typing import Any
 
 from atonce.core.errors import DataError, InputError
 from atonce.core.files import write_json
+from atonce.core.kinds import check_types, fits
 from atonce.core.provenance import command_line as command_line
 from atonce.core.provenance import commit as commit
 from atonce.core.provenance import versions as versions
@@ -102,6 +103,7 @@ class Record:
         ema: Name of the set of weights, where one was asked for.
         labels: Which classes were asked for, in words; None for an unconditional model and for images without labels.
         teacher: The denoiser that the samples were held against, for a distance to it.
+        held_out: Real images that were not trained on, for nearest neighbours.
     """
 
     metrics: Mapping[str, Metric]
@@ -128,6 +130,7 @@ class Record:
     ema: str | None = None
     labels: str | None = None
     teacher: Source | None = None
+    held_out: Source | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON values; :meth:`from_dict` gives it back."""
@@ -161,15 +164,22 @@ class Record:
         if found != FORMAT:
             raise DataError(f"this is not a record of format {FORMAT} (found {found!r}): make it again with `atonce eval`")
         try:
-            metrics = {name: _metric(entry) for name, entry in dict(values.pop("metrics")).items()}
-            sources: dict[str, Any] = {name: Source(**values.pop(name)) for name in ("extractor", "reference", "data")}
-            teacher, sigmas = values.pop("teacher", None), values.pop("sigmas", None)
-            sources["teacher"] = None if teacher is None else Source(**teacher)
-            values["sigmas"] = None if sigmas is None else tuple(map(float, sigmas))
-            notes = tuple(values.pop("notes", ()))
-            return cls(metrics=metrics, notes=notes, **sources, **values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"the record is damaged ({error}): make it again with `atonce eval`") from error
+            metrics = {str(name): _metric(entry) for name, entry in dict(values.pop("metrics")).items()}
+            sources: dict[str, Any] = {name: _source(values.pop(name)) for name in ("extractor", "reference", "data")}
+            for name in ("teacher", "held_out"):
+                found = values.pop(name, None)
+                sources[name] = None if found is None else _source(found)
+            for name in ("notes", "sigmas"):
+                if isinstance(values.get(name), list):
+                    values[name] = tuple(values[name])
+            values = {**values, "metrics": metrics, **sources}
+            check_types(cls, values)
+            if values["samples"] < 1:
+                raise DataError(f"samples is {values['samples']}")
+            return cls(**values)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            said = f"{error.args[0]} is missing" if isinstance(error, KeyError) and error.args else str(error)
+            raise DataError(f"the record is damaged ({said}): make it again with `atonce eval`") from error
 
     def save(self, path: Path | str) -> None:
         """Write the record as JSON, whole or not at all."""
@@ -192,25 +202,53 @@ class Record:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"cannot read the record {path}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise DataError(f"{path} holds no record (expected a JSON object)")
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
 
-def _metric(entry: Mapping[str, Any]) -> Metric:
-    entry = dict(entry)
-    interval = entry.pop("interval", None)
-    return Metric(interval=None if interval is None else (float(interval[0]), float(interval[1])), **entry)
+def _metric(entry: Any) -> Metric:
+    values = dict(entry)
+    interval = values.pop("interval", None)
+    if interval is not None:
+        if not isinstance(interval, list | tuple) or len(interval) != 2 or not all(fits(each, float) for each in interval):
+            raise TypeError(f"an interval must be two numbers, found {interval!r}")
+        interval = float(interval[0]), float(interval[1])
+    check_types(Metric, values)
+    return Metric(interval=interval, **values)
+
+
+def _source(entry: Any) -> Source:
+    values = dict(entry)
+    check_types(Source, values)
+    return Source(**values)
 
 
 def comparable(a: Record, b: Record) -> str | None:
-    """Why two records must not be compared, or None where they may.
+    """Why two records must not be compared, or None where they may, with every metric that they share.
 
     Steps, seed, device, recipe, guidance and the like may differ: that is what one compares (:func:`conditions` shows them).
     What the numbers are measured with may not, and a distance also depends on how many samples it was estimated from (fewer
     samples, larger value). Samples of all classes cannot be compared with samples of some, nor with another choice of labels.
+
+    Args:
+        a: One record.
+        b: Another.
+
+    Returns:
+        One sentence with the first reason found, or None. Where it is one of :func:`metric_differs`, other metrics may serve.
+    """
+    reasons = (metric_differs(name, a, b) for name in a.metrics if name in b.metrics)
+    return measured_differently(a, b) or next(filter(None, reasons), None)
+
+
+def measured_differently(a: Record, b: Record) -> str | None:
+    """Why no metric of two records may be compared, or None; see :func:`comparable`.
 
     Args:
         a: One record.
@@ -233,21 +271,42 @@ def comparable(a: Record, b: Record) -> str | None:
         return f"the classes asked for differ: {a.labels or 'none'} and {b.labels or 'none'}"
     if a.rounding != b.rounding:
         return f"the images were rounded differently: {a.rounding} and {b.rounding}"
-    shared = [name for name in a.metrics if name in b.metrics]
-    if not shared:
+    if not any(name in b.metrics for name in a.metrics):
         return f"they share no metric: {', '.join(a.metrics) or 'none'} and {', '.join(b.metrics) or 'none'}"
-    for name in shared:
-        one, other = a.metrics[name].settings, b.metrics[name].settings
-        if one != other:
-            return f"{name} has different settings: {one or 'none'} and {other or 'none'}"
-        if name.startswith("teacher_") and _digest(a.teacher) != _digest(b.teacher):
-            return f"the teachers differ: {_name(a.teacher)} and {_name(b.teacher)}"
+    return None
+
+
+_OF_DATA = ("consistency_gap", "neighbour_ratio", "class_", "classifier_score", "frechet_class")
+"""How the names of metrics begin that rest on the data, not on the reference."""
+
+
+def metric_differs(name: str, a: Record, b: Record) -> str | None:
+    """Why one metric of two records must not be compared though others may, or None.
+
+    Args:
+        name: The metric, which both have.
+        a: One record.
+        b: Another.
+
+    Returns:
+        One sentence with the first reason found, or None.
+    """
+    one, other = a.metrics[name].settings, b.metrics[name].settings
+    if one != other:
+        return f"{name} has different settings: {one or 'none'} and {other or 'none'}"
+    if name.startswith("teacher_") and _digest(a.teacher) != _digest(b.teacher):
+        return f"the teachers differ: {_name(a.teacher)} and {_name(b.teacher)}"
+    if name.startswith(_OF_DATA) and a.data.digest != b.data.digest:
+        return f"the data differ: {_both(a.data.name, a.data.digest, b.data.name, b.data.digest)}"
+    if name == "neighbour_ratio" and _digest(a.held_out) != _digest(b.held_out):
+        one, other = (f"{_name(each)} {(_digest(each) or '')[:12]}".rstrip() for each in (a.held_out, b.held_out))
+        return f"the held-out images differ: {one} and {other}"
     return None
 
 
 CONDITIONS = (
     "model", "recipe", "data", "split", "samples", "seed", "steps", "calls", "sigmas", "guidance", "sampler", "ema", "labels",
-    "teacher", "device", "commit",
+    "teacher", "held_out", "device", "commit",
 )  # fmt: skip
 """What is told of a record beside its numbers, in the order of importance for a reader."""
 

@@ -13,7 +13,7 @@ from atonce.core.errors import InputError
 from atonce.core.records import Metric
 from atonce.evaluation.frechet import BLOCKS, FeatureStatistics, frechet_metric
 from atonce.evaluation.gather import block_of
-from atonce.evaluation.resampling import jackknife_interval, mean_metric
+from atonce.evaluation.resampling import jackknife_interval, mean_metric, wilson_interval
 
 LISTED = 20
 """Classes up to which the share of each is a metric of its own."""
@@ -27,6 +27,10 @@ def class_balance(predicted: Tensor, shares: Tensor, names: Sequence[str], setti
     for a perfect sampler too (:func:`chance_variation`). Their intervals are value ± t s from the delete-one-block
     jackknife over 25 blocks of samples, as a bootstrap would add its own chance to both. ``class_share:NAME``, for up to 20
     classes, has the percentile bootstrap's interval; a resample's count of a class is binomial, so nothing need be drawn.
+
+    Where all samples are of one class neither says anything: a class that was not found among n may still have a share up to
+    w = :func:`~atonce.evaluation.resampling.wilson_interval` of 0 in n. Shares of 0 and 1 have that interval, and a deviation
+    whose blocks are all alike the value ± w, as far as a deviation can go at all (1 - the smallest q_k).
 
     Args:
         predicted: Class of each sample, int64 [n], from 0 to K - 1.
@@ -56,14 +60,25 @@ def class_balance(predicted: Tensor, shares: Tensor, names: Sequence[str], setti
     left_out = [both(total - block) for block in blocks] if n >= 2 * BLOCKS else []
     out = {}
     for place, name in enumerate(("class_largest_deviation", "class_total_variation")):
-        interval = jackknife_interval(values[place], [v[place] for v in left_out], 0.0) if left_out else None
+        interval = _deviation_interval(values[place], [v[place] for v in left_out], n, 1 - float(q.min())) if left_out else None
         out[name] = Metric(values[place], interval, higher_is_better=False, unit="share", settings=settings)
     if k <= LISTED:
         for i, name in enumerate(names):
             share = float(total[i]) / n
-            low, high = (float(count) / n for count in stats.binom.ppf([0.025, 0.975], n, share))
-            out[f"class_share:{name}"] = Metric(share, (low, high), None, "share", settings)
+            found = wilson_interval(float(total[i]), n)
+            if 0 < share < 1:
+                low, high = (float(count) / n for count in stats.binom.ppf([0.025, 0.975], n, share))
+                found = (low, high) if low < high else found
+            out[f"class_share:{name}"] = Metric(share, found, None, "share", settings)
     return out
+
+
+def _deviation_interval(value: float, left_out: Sequence[float], n: int, most: float) -> tuple[float, float]:
+    low, high = jackknife_interval(value, left_out, 0.0)
+    if high - low > 1e-12:
+        return low, high
+    slack = wilson_interval(0, n)[1]
+    return max(0.0, value - slack), max(value, min(most, value + slack))
 
 
 def chance_variation(shares: Tensor, n: int) -> float:
@@ -83,7 +98,7 @@ def chance_variation(shares: Tensor, n: int) -> float:
 
 
 def class_accuracy(predicted: Tensor, asked: Tensor, *, seed: int = 0, settings: str = "") -> Metric:
-    """Share of samples in which the class that was asked for is found, with the percentile bootstrap's interval.
+    """Share of samples in which the class that was asked for is found; interval: see :func:`mean_metric`.
 
     Args:
         predicted: Class that the classifier finds, int64 [n].

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from atonce.core.errors import InputError
-from atonce.core.records import Metric, Record, comparable, conditions
+from atonce.core.records import Metric, Record, conditions, measured_differently, metric_differs
 
 COUNTS = 1.05
 """The ratio up to which the numbers of items behind a metric (the samples of one class) may differ."""
@@ -108,7 +108,11 @@ def compare(records: Sequence[Record], names: Sequence[str] | None = None) -> Co
     """Put records side by side.
 
     The interval of a difference takes the two values as independent: its half width is the root of the sum of squares of the
-    half widths that face each other. For samples from shared noise (one seed) that is on the wide side.
+    half widths that face each other. For samples from shared noise (one seed) that is on the wide side. An interval without
+    width (older records have them for shares of 0 and 1) only says that all items were alike: it counts as none.
+
+    A metric that the records have with other settings, or that rests on other data, held-out images or another teacher, is left
+    out with the reason; so is one that not all of them have.
 
     Args:
         records: Two or more.
@@ -126,7 +130,7 @@ def compare(records: Sequence[Record], names: Sequence[str] | None = None) -> Co
         raise InputError(f"{len(names)} names are given for {len(records)} records: give one for each")
     called = _distinct(names or [(record.model or "record").split(", sha256")[0] for record in records])
     for (one, a), (other, b) in itertools.combinations(zip(called, records), 2):
-        if reason := comparable(a, b):
+        if reason := measured_differently(a, b):
             raise InputError(f"{one} and {other} cannot be compared: {reason}")
     everything = dict.fromkeys(name for record in records for name in record.metrics)
     left_out = {name: reason for name in everything if (reason := _not_comparable(name, records))}
@@ -153,13 +157,14 @@ def _not_comparable(name: str, records: Sequence[Record]) -> str | None:
     counts = [metric.count for metric in found if metric.count is not None]
     if counts and max(counts) > COUNTS * min(counts):
         return f"it rests on {' and '.join(map(str, counts))} items, and fewer items change such a number"
-    return None
+    reasons = (metric_differs(name, a, b) for a, b in itertools.combinations(records, 2))
+    return next(filter(None, reasons), None)
 
 
 def _difference(metric: str, one: str, other: str, a: Metric, b: Metric) -> Difference:
     value = b.value - a.value
     half = None
-    if a.interval is not None and b.interval is not None:
+    if _wide(a) and _wide(b):
         # The sides that face each other: above the lower value, below the higher one.
         low, high = (a, b) if value >= 0 else (b, a)
         assert low.interval is not None
@@ -169,6 +174,10 @@ def _difference(metric: str, one: str, other: str, a: Metric, b: Metric) -> Diff
     if a.higher_is_better is not None and value != 0:
         better = other if (value > 0) == a.higher_is_better else one
     return Difference(metric, one, other, value, half, better)
+
+
+def _wide(metric: Metric) -> bool:
+    return metric.interval is not None and metric.interval[0] < metric.interval[1]
 
 
 def _sentence(difference: Difference) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from atonce.core.checks import whole
 from atonce.core.distribution import is_main
 from atonce.core.errors import DataError, InputError
 from atonce.core.records import Metric, Record, make_record
@@ -26,6 +27,7 @@ from atonce.evaluation.rows import Watch
 from atonce.evaluation.samples import Sampling, open_samples
 from atonce.evaluation.select import (
     check_extractor,
+    check_kinds,
     check_reference,
     check_samples,
     judged,
@@ -88,12 +90,15 @@ def evaluate(
         steps: Intervals of the sampler.
         n: Samples to make; of given images the first n are used.
         metrics: Names of metrics.
-        extractor: Name of the extractor, or one; ``"auto"`` takes pixels, ``"classifier"`` a classifier of
-            the data's own classes, ``"effnet-lite0"`` ImageNet features that need no download.
+        extractor: Name of the extractor, or one; ``"pixels"`` are the values themselves, ``"effnet-lite0"`` ImageNet features
+            that need no download, ``"classifier"`` those of a classifier of the data's own classes. ``"auto"`` is
+            ``"effnet-lite0"`` for RGB images of at least 32 x 32 pixels where its package is installed, and ``"pixels"`` for
+            everything else (:func:`~atonce.evaluation.extractors.automatic`); the record names the one that was used.
         reference: What to compare with instead of ``data``: other data, or an ``.npz`` with ``mu`` and ``sigma`` of the same
             extractor (for ``frechet`` alone).
         seed: Of the samples and of the resampling.
-        batch: Images in one go; changes speed only.
+        batch: Images taken in one go; changes no number. A model makes them 64 together in any case, since float32 rounds
+            differently in batches of other sizes, and the metrics of the model itself look at 32 together.
         labels: One label, one for each sample, or ``"balanced"``. A conditional model draws them where none are given.
         split: Part of the data to compare with; None is its training set (of the digits: all).
         sharded: All processes of the running group call this together: each makes its part of the samples.
@@ -115,10 +120,12 @@ def evaluate(
         InputError: A metric, the extractor, n, the batch or the images cannot be used; said before any sample is made.
     """
     wanted = names_of(metrics)
+    check_kinds(data=data, extractor=extractor, reference=reference, held_out=held_out, split=split)
     check_extractor(wanted, extractor)
+    n, steps, seed = whole(n, "n"), whole(steps, "steps"), whole(seed, "seed")
     if n < 2:
         raise InputError(f"n must be at least 2 samples, got {n}")
-    if batch is not None and batch < 1:
+    if batch is not None and (batch := whole(batch, "batch")) < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
     if reference is not None and "frechet_per_class" in wanted:
         raise InputError("metric frechet_per_class compares with the classes of the data: leave out the reference")
@@ -139,6 +146,8 @@ def evaluate(
     size = batch or max(1, min(1024, (1 << 22) // max(1, real.images[0].numel())))
     where = getattr(source.model, "device", None) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     work = Work(source, real, against, features_of, judge, halves, looks, size, seed, sharded, silent, where)
+    if source.others is not None and "frechet_per_class" in wanted:
+        work.notes.append(f"{source.others}: the classes of the samples are those that the classifier finds")
     if makes_samples(wanted):
         _gather(work, wanted, callback)
     elif looks is not None and "step_gain" not in wanted:
@@ -158,6 +167,7 @@ def evaluate(
         notes=work.notes,
         split=split,
         teacher=looks.teacher_source if looks is not None and "teacher_distance" in wanted else None,
+        held_out=None if halves is None else data_source(halves[1]),
         **source.conditions(),
     )
 

@@ -77,7 +77,7 @@ def gather(
         What was kept, the same on every process.
 
     Raises:
-        InputError: ``n`` or the batch is below 1, ``make`` gives something else than it is asked for, or the statistics
+        InputError: ``n`` or the batch is below 1, ``make`` gives something else than it is asked for, or what is to be kept
             would not fit into the memory.
     """
     if n < 1 or batch < 1:
@@ -88,6 +88,9 @@ def gather(
         f"statistics of {dimension:,} features ({extractor.name}) in {blocks} blocks",
         "use an extractor with fewer features, such as effnet-lite0",
     )
+    if keep_features:
+        # Pixels are float64, and every comparison of features takes them so.
+        check_memory(8 * dimension * n, f"{dimension:,} features ({extractor.name}) of {n:,} images", "make fewer images")
     rank, size = place(sharded)
     chunk = extractor.batch or CHUNK
     begin, end = share(n, chunk, rank, size)
@@ -100,6 +103,8 @@ def gather(
     for first, made in _batches(make, begin, end, batch):
         stop = first + made.shape[0]
         if keep_images:
+            if images is None:
+                check_memory(made[0].numel() * n, f"{n:,} images {list(made.shape[1:])}", "make fewer images")
             images = torch.zeros((n, *made.shape[1:]), dtype=torch.uint8) if images is None else images
             images[first:stop] = made.cpu()
         if blocks or keep_features:

@@ -43,4 +43,6 @@ def keep_record(record: Record, folder: Path | str) -> int:
 def _measurement(record: Record) -> tuple[object, ...]:
     told = conditions(record)
     same = tuple(words for name, words in told.items() if name not in ("device", "commit", "calls", "model"))
-    return (*same, tuple(record.metrics), record.extractor.digest, record.reference.digest, record.rounding)
+    sources = (record.extractor, record.reference, record.data, record.teacher, record.held_out)
+    digests = tuple(None if source is None else source.digest for source in sources)
+    return (*same, tuple(record.metrics), *digests, record.rounding)

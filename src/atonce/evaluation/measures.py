@@ -218,7 +218,7 @@ def _of_probes(name: str) -> Callable[[Work], Found]:
     def measure(work: Work) -> Found:
         assert work.probes is not None
         with shown(name.replace("_", " "), work.quiet) as step:
-            found, notes = getattr(work.probes, name)(work.batch, work.seed, work.sharded, step)
+            found, notes = getattr(work.probes, name)(work.seed, work.sharded, step)
         work.notes += notes
         return dict(found)
 

@@ -9,15 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atonce.core.checks import whole
 from atonce.core.errors import InputError
 from atonce.core.images import from_uint8
 from atonce.core.records import Metric, Source
 from atonce.core.streams import Stream, normal, permutation
 from atonce.data.dataset import ImageData
+from atonce.data.limits import check_memory, one_line
+from atonce.evaluation.gather import CHUNK
 from atonce.evaluation.rows import every_row
 from atonce.evaluation.samples import Samples, class_names, model_classes, same_classes, step_count
 from atonce.evaluation.selfconsistency import gap_metrics, gap_norms
-from atonce.evaluation.teacher import STEPS, Ends, Function, solver_error, solver_grid, teacher_metrics, trajectory_ends
+from atonce.evaluation.teacher import (
+    STEPS,
+    Ends,
+    Function,
+    check_answer,
+    solver_error,
+    solver_grid,
+    teacher_metrics,
+    trajectory_ends,
+)
 from atonce.model import ConsistencyModel
 from atonce.model_config import Guidance, guidance_scale
 from atonce.model_files import model_identity, weights_digest
@@ -34,6 +46,9 @@ Result = tuple[dict[str, Metric], list[str]]
 @dataclasses.dataclass(frozen=True)
 class Probes:
     """A model, and what it is held against.
+
+    The model and its teacher see the same images together, ``gather.CHUNK`` of them, whatever the batch and however many
+    processes share them: in float32 the size of a batch changes the last digits.
 
     Attributes:
         source: The samples, for the model and how it is asked.
@@ -64,7 +79,7 @@ class Probes:
         assert asked is not None  # there is a model
         return max(2, asked.steps) if asked.sigmas is None else step_count(asked.sigmas, self.source.model)
 
-    def consistency_gap(self, batch: int, seed: int, sharded: bool, step: Step) -> Result:
+    def consistency_gap(self, seed: int, sharded: bool, step: Step) -> Result:
         """The gap of :mod:`~atonce.evaluation.selfconsistency` on real images, over a Karras grid of 18 noise levels."""
         model, n = self._model(), min(self.count, len(self.real))
         rows = permutation(seed, 0, len(self.real))[:n]
@@ -78,11 +93,11 @@ class Probes:
             step(first + count, n)
             return found
 
-        found = every_row(n, POINTS - 1, norms, batch=batch, sharded=sharded)
+        found = every_row(n, POINTS - 1, norms, batch=CHUNK, sharded=sharded)
         metrics, note = gap_metrics(found, images[0].numel(), grid, seed=seed)
         return metrics, [note]
 
-    def teacher_distance(self, batch: int, seed: int, sharded: bool, step: Step) -> Result:
+    def teacher_distance(self, seed: int, sharded: bool, step: Step) -> Result:
         """The distance of :mod:`~atonce.evaluation.teacher`, from the noise of the first samples."""
         model, n, values = self._model(), self.count, self.real.images[0].numel()
         asked = self.source.sampling
@@ -102,7 +117,7 @@ class Probes:
             return torch.cat([ends.answers.flatten(1), ends.solutions.flatten(1)], 1)
 
         answers, solutions = (
-            every_row(n, 2 * values, both, batch=batch, sharded=sharded).reshape(n, 2, *self.real.shape).unbind(1)
+            every_row(n, 2 * values, both, batch=CHUNK, sharded=sharded).reshape(n, 2, *self.real.shape).unbind(1)
         )
         few = min(n, _FEW)
         labels = None if self.source.asked is None else self.source.asked[:few]
@@ -165,9 +180,9 @@ def open_probes(
     """
     if not any(name in wanted for name in ("consistency_gap", "teacher_distance", "step_gain")):
         return None
-    if count < 2:
+    if whole(count, "probes") < 2:
         raise InputError(f"probes must be at least 2 images, got {count}")
-    model, asked = source.model, source.sampling
+    model = source.model
     for name in ("consistency_gap", "teacher_distance"):
         if name not in wanted:
             continue
@@ -181,9 +196,12 @@ def open_probes(
             raise InputError(f"metric consistency_gap needs images of the model's classes, {real.name} has no such labels")
     if "step_gain" in wanted and found.most_steps() < 2:
         raise InputError("metric step_gain needs at least 2 steps: give more than one of sigmas")
-    if asked is not None and asked.batch is not None and asked.batch < 1:
-        raise InputError(f"batch must be at least 1, got {asked.batch}")
     if "teacher_distance" in wanted:
+        check_memory(
+            6 * 8 * found.count * real.images[0].numel(),  # answers, solutions, and both about their means
+            f"answers and solutions of {found.count:,} images",
+            "give fewer probes",
+        )
         _check_teacher(found)
     return found
 
@@ -205,6 +223,7 @@ def _check_teacher(probes: Probes) -> None:
     if not isinstance(teacher, ConsistencyModel):
         if not callable(teacher):
             raise InputError(f"teacher must be a denoiser or a function D(x, sigma), got {type(teacher).__name__}")
+        _try_function(probes)
         return
     if teacher.kind != "denoiser" or teacher.shape != probes.real.shape:
         shape = "x".join(map(str, teacher.shape))
@@ -222,6 +241,21 @@ def _check_teacher(probes: Probes) -> None:
             f"the samples are guided at scale {scale:g}, the teacher knows no images without a class: give another"
         )
     guidance_scale(known, scale, None if source.asked is None else source.asked[:1])
+
+
+def _try_function(probes: Probes) -> None:
+    """Call a function that is to be the teacher once, on the noise of the first sample."""
+    source, asked = probes.source, probes.source.sampling
+    assert asked is not None  # there is a model
+    x = normal(asked.seed, torch.zeros(1, dtype=torch.int64), probes.real.shape, Stream.SAMPLE).to(source.model.device)
+    sigma = float(source.model.sigma_max)
+    try:
+        with torch.no_grad():
+            found = probes.teacher(sigma * x, sigma)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        given = f"x {list(x.shape)} and sigma {sigma:g}"
+        raise InputError(f"the teacher, a function D(x, sigma), cannot be called with {given}: {one_line(error)}") from error
+    check_answer(found, x, "teacher")
 
 
 def _guidable(teacher: ConsistencyModel) -> ConsistencyModel:

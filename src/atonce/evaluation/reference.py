@@ -20,6 +20,9 @@ from atonce.data.sources import open_data
 from atonce.evaluation.extractors import INCEPTION, Extractor
 from atonce.evaluation.frechet import Moments
 
+TOLERANCE = 1e-6
+"""How far a given covariance may be from symmetric and from positive, of its largest entry and eigenvalue: float32 rounds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
@@ -122,9 +125,8 @@ def _open_npz(path: Path) -> Reference:
             names = set(file.files)
             if {"mu", "sigma"} <= names:
                 mean, covariance = (torch.from_numpy(np.array(file[name], np.float64)) for name in ("mu", "sigma"))
-                if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
-                    raise ValueError("mu or sigma hold values that are not finite")
                 moments = Moments(mean, covariance)
+                _check_moments(moments)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"reference {path} cannot be used: {' '.join(str(error).split())}") from error
     if "arr_0" in names:
@@ -134,6 +136,22 @@ def _open_npz(path: Path) -> Reference:
         found = ", ".join(sorted(names)) or "nothing"
         raise DataError(f"reference {path} must hold mu and sigma, or images as arr_0; it holds {found}")
     return Reference(Source(path.name, sha256_file(path)), moments=moments)
+
+
+def _check_moments(given: Moments) -> None:
+    """Refuse a mean and a covariance that belong to no features: a distance to them can be anything, 0 too."""
+    covariance = given.covariance
+    if not covariance.numel():
+        raise ValueError("mu and sigma are empty")
+    if not bool(torch.isfinite(given.mean).all() and torch.isfinite(covariance).all()):
+        raise ValueError("mu or sigma hold values that are not finite")
+    off, size = float((covariance - covariance.T).abs().max()), float(covariance.abs().max())
+    if off > TOLERANCE * size:
+        raise ValueError(f"sigma is not symmetric (entries differ by up to {off:.3g}): give the covariance of the features")
+    values = torch.linalg.eigvalsh(covariance)
+    smallest, largest = float(values[0]), float(values[-1])
+    if smallest < -TOLERANCE * abs(largest):
+        raise ValueError(f"sigma has the eigenvalue {smallest:.3g}, and a covariance has none below 0 (largest: {largest:.3g})")
 
 
 def _is_pickle(path: Path) -> bool:

@@ -41,6 +41,24 @@ def percentile_interval(values: Sequence[float] | Tensor) -> tuple[float, float]
     return low, high
 
 
+def wilson_interval(successes: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927): the true shares for which the found one is no rarer than 1 in 20.
+
+    It has a width where every item is alike, too: nothing found among n says that the share is below about 3.84 / (n + 3.84).
+
+    Args:
+        successes: Items that count.
+        n: All items, at least 1.
+
+    Returns:
+        The interval, inside 0 to 1; it holds successes / n.
+    """
+    z2, p = float(stats.norm.ppf(0.975)) ** 2, successes / n
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))
+
+
 def mean_metric(
     items: Tensor,
     seed: int,
@@ -51,6 +69,9 @@ def mean_metric(
     count: int | None = None,
 ) -> Metric:
     """The mean of per-item values with a percentile bootstrap interval.
+
+    Items that are all alike resample to themselves, and the bootstrap would claim to be certain. Shares (``unit="share"``) of
+    none or all items have Wilson's interval then, other means none.
 
     Args:
         items: One value per item, [n].
@@ -65,6 +86,10 @@ def mean_metric(
         The metric with its 95 % interval over 200 resamples.
     """
     values = items.to(torch.float64)
+    if bool((values == values[0]).all()):
+        value, n = float(values[0]), len(values)
+        certain = wilson_interval(value * n, n) if unit == "share" and value in (0.0, 1.0) else None
+        return Metric(value, certain, higher_is_better, unit, settings, count)
     means = [values[rows].mean() for rows in resamples(values.shape[0], seed, step)]
     interval = percentile_interval(torch.stack(means))
     return Metric(float(values.mean()), interval, higher_is_better, unit, settings, count)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from atonce.core.distribution import all_sum
+from atonce.data.limits import check_memory
 from atonce.evaluation.extractors import Extractor
 from atonce.evaluation.gather import CHUNK, place, share
 
@@ -20,14 +21,15 @@ def every_row(n: int, width: int, compute: Callable[[int, int], Tensor], *, batc
         n: Number of rows.
         width: Numbers in a row.
         compute: Of (first, count) gives the rows first ... first + count - 1, [count, width].
-        batch: Rows at once.
+        batch: Rows at once. Up to ``gather.CHUNK`` of them, the same rows stay together also where processes share the work.
         sharded: All processes of the group call this together: each computes its part, all get the whole.
 
     Returns:
         float64 [n, width] on the CPU, the same on every process.
     """
+    check_memory(8 * n * width, f"a table of {n:,} rows of {width:,} numbers", "give fewer images")
     rank, size = place(sharded)
-    begin, end = share(n, 1, rank, size)
+    begin, end = share(n, min(batch, CHUNK), rank, size)
     out = torch.zeros(n, width, dtype=torch.float64)
     for first in range(begin, end, batch):
         count = min(batch, end - first)
@@ -80,5 +82,8 @@ class Watch:
 
     def _keep(self, first: int, found: Tensor) -> None:
         if self._kept is None:
+            width = found.shape[1]
+            needed = (8 * width + 256) * self._n  # the table, and a few numbers of each image while it is read
+            check_memory(needed, f"a table of {self._n:,} images and {width:,} classes", "make fewer images")
             self._kept = torch.zeros(self._n, found.shape[1], dtype=torch.float64)
         self._kept[first : first + len(found)] = found.detach().to("cpu", torch.float64)

@@ -13,21 +13,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atonce.core.checks import numbers, whole
 from atonce.core.errors import InputError
 from atonce.core.files import sha256_json
 from atonce.core.images import to_uint8
 from atonce.core.records import BALANCED, UNIFORM
 from atonce.core.streams import permutation
 from atonce.data.dataset import ImageData
+from atonce.data.limits import check_memory
 from atonce.data.sources import open_data
 from atonce.model import ConsistencyModel
 from atonce.model_config import drawn_labels
 from atonce.model_files import model_identity
 
+CELL = 64
+"""Images that a model makes together: numbers 64 k to 64 k + 63, whatever the batch and the number of processes.
+
+Networks in float32 round differently in batches of other sizes, and a value beside the border of two of the 256 levels then
+falls on its other side: distances would agree to six digits only. 64 is a multiple of ``gather.CHUNK``, so processes that share
+the samples make few of them twice, and no more than ``sample`` itself takes at once.
+"""
+LABEL_BYTES = 160
+"""Memory that the label of a sample takes at most, while all are drawn and put into an order."""
+MOST = 1 << 40
+"""Samples, at most: numbers of images stay far inside 64 bits."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a model is asked for samples: arguments of its ``sample``; ``labels="balanced"`` is all classes equally often."""
+    """How a model is asked for samples: arguments of its ``sample``; ``labels="balanced"`` is all classes equally often.
+
+    ``batch`` is how many images are taken in one go. The model makes them 64 together in any case (:data:`CELL`).
+    """
 
     steps: int = 1
     seed: int = 0
@@ -39,8 +56,16 @@ class Sampling:
     ema: str | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if whole(self.steps, "steps") < 1:
             raise InputError(f"steps must be at least 1, got {self.steps}")
+        whole(self.seed, "seed")
+        if self.guidance is not None:
+            numbers([self.guidance], "guidance")
+        if self.sigmas is not None:
+            numbers(self.sigmas, "sigmas")
+        for name, value in (("sampler", self.sampler), ("ema", self.ema)):
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"{name} must be a name, got {value!r}")
 
 
 @dataclasses.dataclass
@@ -60,7 +85,7 @@ class Samples:
         sampling: How it was asked; None where the images were given.
         device: Where they are made.
         calls: Network calls for each sample, once samples were made.
-        notes: What a reader must know.
+        others: Where the samples have classes that are not those of the data: both, in words.
     """
 
     count: int
@@ -74,7 +99,7 @@ class Samples:
     sampling: Sampling | None = None
     device: str = "given images"
     calls: int | None = None
-    notes: list[str] = dataclasses.field(default_factory=list)
+    others: str | None = None
 
     def conditions(self) -> dict[str, Any]:
         """Fields of the record that say how the samples were made."""
@@ -121,11 +146,12 @@ def open_samples(given: Any, n: int, real: ImageData, sampling: Sampling) -> Sam
 
 
 def _given(given: Tensor | ImageData, n: int, real: ImageData, labels: Any) -> Samples:
-    asked, words = None, None
+    asked, words, other = None, None, None
     if isinstance(given, ImageData):
         images = given.images
         asked = same_classes(given.labels, class_names(given), class_names(real))
         words = None if asked is None else "of the images"
+        other = None if given.labels is None or asked is not None else class_names(given)
     else:
         images = _as_uint8(given)
     _check_shape(images, real.shape)
@@ -140,6 +166,7 @@ def _given(given: Tensor | ImageData, n: int, real: ImageData, labels: Any) -> S
         lambda first, many: images[first : first + many],
         labels=None if asked is None else asked[:count],
         classes=words,
+        others=_others("the images", other, real),
     )
 
 
@@ -148,6 +175,10 @@ def _made(model: Any, n: int, real: ImageData, asked: Sampling) -> Samples:
     if tuple(shape) != real.shape:
         raise InputError(f"the model makes images {list(shape)}, the data are {list(real.shape)}: they must agree")
     names = model_classes(model)
+    if n > MOST:
+        raise InputError(f"n must be at most 2^40 samples, got {n}: make fewer")
+    if names is not None or asked.labels is not None:
+        check_memory(LABEL_BYTES * n, f"labels of {n:,} samples", "make fewer samples")
     labels, words = _labels(asked.labels, n, None if names is None else len(names), "the model")
     if labels is None and names is not None:
         # What the model itself draws where no labels are given.
@@ -165,6 +196,7 @@ def _made(model: Any, n: int, real: ImageData, asked: Sampling) -> Samples:
     found.device = device_name(getattr(model, "device", "cpu"))
     if labels is not None and names is not None:
         found.asked, found.labels = labels, same_classes(labels, names, class_names(real))
+        found.others = _others("the model", names if found.labels is None else None, real)
 
     def count_calls(state: Any) -> None:
         """A step of the sampler: its running number of calls for the batch; every batch counts from one."""
@@ -174,19 +206,36 @@ def _made(model: Any, n: int, real: ImageData, asked: Sampling) -> Samples:
 
     listens = _takes_callback(model.sample)
 
-    def floats(first: int, count: int, steps: int | None) -> Tensor:
-        told: dict[str, Any] = {"steps": steps or asked.steps, "seed": asked.seed, "batch": asked.batch, **options}
+    together = min(CELL, n)  # fewer are made together in any case
+    kept: dict[int | None, tuple[int, Tensor]] = {}  # the last cell at each number of steps, for batches smaller than it
+
+    def cell(start: int, steps: int | None) -> Tensor:
+        """All images of a cell, those beyond the last one asked for too."""
+        if steps in kept and kept[steps][0] == start:
+            return kept[steps][1]
+        size = together
+        told: dict[str, Any] = {"steps": steps or asked.steps, "seed": asked.seed, "batch": size, **options}
         if asked.sigmas is not None:
             told["sigmas"] = list(asked.sigmas)[:steps] if steps is not None else list(asked.sigmas)
         if labels is not None:
-            told["labels"] = labels[first : first + count]
+            told["labels"] = labels[torch.arange(start, start + size).clamp(max=n - 1)]
         if listens and steps is None:
             told["callback"] = count_calls
-        made: Tensor = model.sample(count, first=first, **told)
+        made: Tensor = model.sample(size, first=start, **told)
         if not bool(torch.isfinite(made).all()):
-            raise InputError(f"the model gave values that are not finite among the samples {first} to {first + count - 1}")
+            raise InputError(f"the model gave values that are not finite among the samples {start} to {start + size - 1}")
         _check_shape(made, real.shape)
+        if made.shape[0] != size:
+            raise InputError(f"the model gave {made.shape[0]} images where {size} were asked for")
+        kept[steps] = (start, made)
         return made
+
+    def floats(first: int, count: int, steps: int | None) -> Tensor:
+        parts = []
+        for start in range(first // together * together, first + count, together):
+            begin, end = max(first, start), min(first + count, start + together)
+            parts.append(cell(start, steps)[begin - start : end - start])
+        return torch.cat(parts)
 
     found.floats = floats
     return found
@@ -218,15 +267,30 @@ def same_classes(labels: Tensor | None, names: Sequence[str], others: Sequence[s
         others: Those of the other list.
 
     Returns:
-        The labels, matched by name where the other list has all the names, taken as they are where both lists are equally
-        long; None where there are none or they are of other classes.
+        The labels, matched by name where the other list has all the names; taken as they are where both lists are equally
+        long and one of them has plain numbers for names (0, 1, 2, ...); None where there are none or they are of other
+        classes.
     """
     if labels is None or not others:
         return None
     if set(names) <= set(others):
         table = torch.tensor([*(list(others).index(name) for name in names), -1])  # the last one is for "no class"
         return table[labels.clamp(min=-1)]
-    return labels if len(names) == len(others) else None
+    return labels if len(names) == len(others) and (_numbered(names) or _numbered(others)) else None
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether the names are 0, 1, 2, ... in order (000, 001, 002, ... too)."""
+    return all(name.isascii() and name.isdecimal() and int(name) == place for place, name in enumerate(names))
+
+
+def _others(whose: str, names: Sequence[str] | None, real: ImageData) -> str | None:
+    """Classes that are not those of the data, in words; None where the names are."""
+    theirs = class_names(real)
+    if names is None or not theirs:
+        return None
+    lists = [", ".join([*each[:3], *(["..."] if len(each) > 3 else [])]) for each in (list(names), list(theirs))]
+    return f"the classes of {whose} ({len(names)}: {lists[0]}) are not those of {real.name} ({len(theirs)}: {lists[1]})"
 
 
 def recipe_hash(model: Any) -> str | None:
@@ -278,8 +342,11 @@ def _labels(labels: Any, n: int, classes: int | None, whose: str) -> tuple[Tenso
             raise InputError(f"labels={labels!r} cannot be used: give {known}")
         # In no order: intervals leave out every so-manieth sample.
         return permutation(0, 0, n) % classes, BALANCED
-    found = torch.as_tensor(labels)
-    if found.is_floating_point():
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"labels must be whole numbers, one or one for each sample, got {_short(labels)}") from error
+    if found.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
         raise InputError(f"labels must be whole numbers, got {found.dtype}")
     found = found.to("cpu", torch.int64)
     if found.ndim != 0 and found.shape != (n,):
@@ -289,6 +356,11 @@ def _labels(labels: Any, n: int, classes: int | None, whose: str) -> tuple[Tenso
     if found.ndim == 0:
         return found.expand(n), f"all {int(found)}" if int(found) >= 0 else "no class"
     return found, f"given, sha256 {hashlib.sha256(found.numpy().astype('<i8').tobytes()).hexdigest()[:12]}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _takes_callback(sample: Callable[..., Any]) -> bool:

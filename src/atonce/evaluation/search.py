@@ -14,15 +14,16 @@ from atonce.core.errors import InputError
 from atonce.core.files import sha256_json
 from atonce.core.records import Metric, Source, make_record
 from atonce.data.dataset import ImageData
+from atonce.data.limits import check_memory
 from atonce.evaluation.cache import reference_features, reference_moments
 from atonce.evaluation.classifier import LARGEST, SMALLEST
 from atonce.evaluation.extractors import Extractor, mark_seen, open_extractor, seen_digests
 from atonce.evaluation.frechet import BLOCKS, frechet_gain, frechet_metric
 from atonce.evaluation.gather import Gathered, gather
-from atonce.evaluation.kernel import kernel_metric
+from atonce.evaluation.kernel import kernel_metric, squared_mmd, subset
 from atonce.evaluation.reference import Reference, data_source, open_images
-from atonce.evaluation.samples import device_name, recipe_hash
-from atonce.evaluation.shared_noise import SharedNoise
+from atonce.evaluation.samples import Sampling, open_samples
+from atonce.evaluation.shared_noise import SharedNoise, check_room
 from atonce.evaluation.time_points import Ledger, Point, TimeSearch
 from atonce.evaluation.time_points import store_times as store_times
 from atonce.evaluation.time_points import with_times as with_times
@@ -61,7 +62,8 @@ def search_times(
     """Find the time points at which a model's samples are best.
 
     All choices are measured with the same noise and labels, so that their difference is that of the time points; the
-    reference is computed once, and steps that choices share are computed once (see :class:`SharedNoise`).
+    reference is computed once, and steps that choices share are computed once (see :class:`SharedNoise`). The lowest of many
+    values flatters, so the gain over the present time points is measured once more, with other noise.
 
     Args:
         model: A consistency model or a flow map.
@@ -72,10 +74,10 @@ def search_times(
         metric: ``"frechet"``, ``"kid"``, or a function of images uint8 [n, C, H, W] that is lower where they are better.
         extractor: As for evaluation; ``"auto"`` takes pixels for digits and the classifier of other labelled data.
         n: Samples of each choice.
-        seed: Of their noise.
+        seed: Of their noise; that of the gain is ``seed ^ 1``.
         grid: Noise levels to choose from, or how many; default: evenly spaced in ln sigma from 0.2 to 40 sigma_data, for
             ``"ternary"`` the inner points of the Karras grid of 40.
-        labels: Given to the model: one label, or one for each sample.
+        labels: Given to the model: one label, one for each sample, or ``"balanced"``.
         guidance: Scale of guidance.
         batch: Images at once; changes speed only.
         ledger: File in which each value is kept as soon as it is there; the same call continues from it.
@@ -87,7 +89,7 @@ def search_times(
 
     Raises:
         InputError: The model, data, metric, extractor, grid or a number cannot be used; said before any sample is made.
-        DataError: The ledger belongs to another search or is damaged.
+        DataError: The ledger belongs to another search or is damaged, or so many samples do not fit into the memory.
     """
     if model.kind == "denoiser":
         raise InputError("time points are searched for models that restart, this is a denoiser: its solvers use a Karras grid")
@@ -108,10 +110,11 @@ def search_times(
     # Everything that can be refused is refused by a search over a made-up metric, which also says about how many there will be.
     expected = _search(method, _made_up(levels), present, levels, steps).evaluations
     real = open_images(data)
-    if real.shape != model.shape:
-        raise InputError(f"the model makes images {list(model.shape)}, the data are {list(real.shape)}: they must agree")
-    samples = SharedNoise(model, n, seed, labels=labels, guidance=guidance, batch=batch)
-    judge = _measure(metric, extractor, real, model, seed)
+    check_room(n, model.shape, sets=2)  # those of the gain
+    sampling = Sampling(steps, seed, batch, labels, guidance, present)
+    source = open_samples(model, n, real, sampling)  # checks them, and knows the words of the record
+    samples = SharedNoise(model, n, seed, labels=source.asked, guidance=guidance, batch=batch)
+    judge = _measure(metric, extractor, real, model, seed, n)
     weights = weights_digest(model)
     settings = {
         "weights": weights,
@@ -143,22 +146,23 @@ def search_times(
 
     best = _search(method, value, present, levels, steps, seen)
     value(present)
-    gain = None
+    gain, calls = None, samples.calls
     if judge.gain is not None and metrics[best.sigmas].value < metrics[present].value:
-        gain = judge.gain(samples.images(present), samples.images(best.sigmas))
+        chosen = None if labels is None else source.asked  # where the model draws them they are other ones too
+        other = SharedNoise(model, n, seed ^ 1, labels=chosen, guidance=guidance, batch=batch)
+        gain = judge.gain(other.images(present), other.images(best.sigmas))
+        calls += other.calls
+    source.sampling, source.calls = dataclasses.replace(sampling, sigmas=best.sigmas), steps * samples.each
     shown = ", ".join(f"{sigma:.6g}" for sigma in best.sigmas)
     record = make_record(
         {judge.name: metrics[best.sigmas]},
-        device=device_name(model.device),
+        device=source.device,
         extractor=judge.source,
         reference=data_source(real),
         data=data_source(real),
         samples=n,
-        recipe=recipe_hash(model),
-        seed=seed,
-        steps=steps,
-        calls=steps,
         notes=(f"time points {shown}: the best of {best.evaluations} choices that a {method} search measured",),
+        **source.conditions(),
     )
     result = TimeSearch(
         steps=steps,
@@ -170,7 +174,8 @@ def search_times(
         record=record,
         weights=weights,
         gain=gain,
-        calls=samples.calls,
+        gain_seed=None if gain is None else seed ^ 1,
+        calls=calls,
         measured=measured,
     )
     kept.finish(result)
@@ -256,7 +261,9 @@ class _Measure:
     gain: Callable[[Tensor, Tensor], Metric] | None = None
 
 
-def _measure(metric: str | Judge, extractor: str | Extractor, real: ImageData, model: ConsistencyModel, seed: int) -> _Measure:
+def _measure(
+    metric: str | Judge, extractor: str | Extractor, real: ImageData, model: ConsistencyModel, seed: int, n: int
+) -> _Measure:
     if not isinstance(metric, str):
         name, called = getattr(metric, "__qualname__", type(metric).__qualname__), metric
         source = Source(f"function {name}", sha256_json({"function": name}))
@@ -280,11 +287,49 @@ def _measure(metric: str | Judge, extractor: str | Extractor, real: ImageData, m
                 gathered(before, blocks=BLOCKS).blocks, gathered(after, blocks=BLOCKS).blocks, moments
             ),
         )
+    check_memory(16 * n * features.dimension, f"{features.dimension:,} features of {n:,} samples, twice", "give a smaller n")
     theirs = reference_features(reference, features, batch=size)
 
-    def kid(images: Tensor) -> Metric:
+    def found(images: Tensor) -> Tensor:
         ours = gathered(images, keep_features=True).features
         assert ours is not None
-        return kernel_metric(ours, theirs, seed=seed)
+        return ours
 
-    return _Measure(metric, features.source(), kid)
+    return _Measure(
+        metric,
+        features.source(),
+        lambda images: kernel_metric(found(images), theirs, seed=seed),
+        lambda before, after: kernel_gain(found(before), found(after), theirs, seed=seed),
+    )
+
+
+def kernel_gain(
+    before: Tensor, after: Tensor, theirs: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> Metric:
+    """By how much the kernel distance falls, with the interval of the difference.
+
+    As :func:`~atonce.evaluation.kernel.kernel_metric`, of the difference of both distances on each subset: the subsets take the
+    same sample numbers of both sides, so what is due to noise that both share cancels.
+
+    Args:
+        before: Features of one set of samples [n, D].
+        after: Of the other, from the same noise row by row.
+        theirs: Features of the reference [m, D].
+        subsets: Number of subsets.
+        size: Items in each; halved sets where n or m has fewer than twice as many.
+        seed: Of the choice of subsets.
+
+    Returns:
+        The metric; above 0 where ``after`` is better.
+    """
+    smaller = min(len(before), len(theirs))
+    size = min(size, smaller // 2)
+    values = []
+    for index in range(subsets):
+        one, y = subset(len(before), size, seed, index, 0), theirs[subset(len(theirs), size, seed, index, 1)]
+        values.append(squared_mmd(before[one], y) - squared_mmd(after[one], y))
+    value = math.fsum(values) / subsets
+    spread = math.fsum((v - value) ** 2 for v in values) / (subsets - 1)
+    half = 1.96 * math.sqrt(spread * (size / (smaller - size) + 1.0 / subsets))
+    settings = f"cubic kernel, {subsets} subsets of {size}"
+    return Metric(value, (value - half, value + half), higher_is_better=True, unit="squared MMD", settings=settings)

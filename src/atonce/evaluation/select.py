@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from atonce.core.errors import InputError
 from atonce.data.dataset import ImageData
@@ -32,11 +34,37 @@ def names_of(metrics: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         InputError: There is none, or one that is not known.
     """
-    names = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
+    given = [metrics] if isinstance(metrics, str) else list(metrics) if isinstance(metrics, Iterable) else [metrics]
+    if wrong := [name for name in given if not isinstance(name, str)]:
+        raise InputError(f"metrics must be names, got {wrong[0]!r}: choose from {', '.join(MEASURES)}")
+    names = tuple(dict.fromkeys(given))
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names:
         raise InputError(f"unknown metric {', '.join(unknown) or '(none given)'}: choose from {', '.join(MEASURES)}")
     return names
+
+
+def check_kinds(*, data: Any, extractor: Any, reference: Any, held_out: Any, split: Any) -> None:
+    """Refuse what is neither a name nor the thing itself.
+
+    Args:
+        data: The data set.
+        extractor: What turns images into features.
+        reference: What to compare with, or None.
+        held_out: Images that were not trained on, or None.
+        split: Part of the data, or None.
+
+    Raises:
+        InputError: One is of another kind.
+    """
+    sources = {"data": data, "reference": reference, "held_out": held_out}
+    for name, value in sources.items():
+        if not isinstance(value, str | Path | ImageData) and (name == "data" or value is not None):
+            raise InputError(f"{name} must be a name, a path or an ImageData, got {type(value).__name__}")
+    if not isinstance(extractor, str | Extractor):
+        raise InputError(f"extractor must be a name or an Extractor, got {type(extractor).__name__}: 'auto' chooses one")
+    if split is not None and not isinstance(split, str):
+        raise InputError(f"split must be train, test or all, got {split!r}")
 
 
 def check_extractor(wanted: Sequence[str], extractor: str | Extractor) -> None:
@@ -106,6 +134,8 @@ def check_samples(wanted: Sequence[str], source: Samples, real: ImageData, again
             raise InputError(
                 f"metric {name} needs data with labels, {real.name} has none: sort its pictures into a folder each"
             )
+        if name == "class_accuracy" and source.others is not None:
+            raise InputError(f"metric {name} needs samples of known classes of {real.name}: {source.others}")
         if name == "class_accuracy" and source.labels is None:
             raise InputError(
                 f"metric {name} needs samples of known classes of {real.name}: "

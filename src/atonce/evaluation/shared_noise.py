@@ -13,8 +13,9 @@ from torch import Tensor
 from atonce.core.errors import InputError
 from atonce.core.images import to_uint8
 from atonce.core.streams import Stream, normal
+from atonce.data.limits import check_memory
 from atonce.model import ConsistencyModel
-from atonce.model_config import checked_labels, drawn_labels
+from atonce.model_config import checked_labels, drawn_labels, guidance_scale
 from atonce.sampling.restart import restart
 from atonce.sampling.times import check_times
 
@@ -36,9 +37,11 @@ class SharedNoise:
 
     Attributes:
         calls: Network calls for each image that were made so far.
+        each: Network calls of one step: two where guidance combines two results.
 
     Raises:
-        InputError: The labels do not fit the model.
+        InputError: The labels or the guidance do not fit the model.
+        DataError: So many images do not fit into the memory.
     """
 
     def __init__(
@@ -55,10 +58,13 @@ class SharedNoise:
         self.model, self.n, self.seed, self.guidance, self.memory = model, n, seed, guidance, memory
         self.batch = batch or 256
         self.calls = 0
+        check_room(n, model.shape)
         classes = model.config.network.labels
         self.labels = checked_labels(labels, n, classes)
         if self.labels is None and classes:
             self.labels = drawn_labels(seed, torch.arange(n), classes)
+        scale = guidance_scale(model.config.guidance, guidance, self.labels)
+        self.each = 1 if scale is None or model.config.network.guidance else 2
         self._kept: OrderedDict[Any, Tensor] = OrderedDict()  # x0 after the steps of a tuple of sigmas; noise of a step number
 
     @torch.no_grad()
@@ -89,7 +95,7 @@ class SharedNoise:
             if not bool(torch.isfinite(x0).all()):
                 raise InputError(f"the model gave values that are not finite at time points {list(times)}: check its weights")
             made[rows] = to_uint8(x0).cpu()
-        self.calls += len(times) - skip
+        self.calls += self.each * (len(times) - skip)
         for k, parts in fresh.items():
             self._keep(times[:k], torch.cat(parts))
         return made
@@ -141,3 +147,17 @@ class SharedNoise:
         self._kept[key] = value
         while len(self._kept) > 1 and sum(v.numel() * v.element_size() for v in self._kept.values()) > self.memory:
             self._kept.popitem(last=False)
+
+
+def check_room(n: int, shape: Sequence[int], sets: int = 1) -> None:
+    """Refuse more samples than the memory can hold.
+
+    Args:
+        n: Number of images.
+        shape: (C, H, W) of each.
+        sets: How many times so many images, at one byte a value, are held at once; their labels are held once.
+
+    Raises:
+        DataError: They do not fit.
+    """
+    check_memory(n * (sets * math.prod(shape) + 16), f"{n:,} samples of shape {list(shape)}", "give a smaller n")

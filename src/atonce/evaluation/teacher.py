@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atonce.core.checks import whole
 from atonce.core.errors import InputError
 from atonce.core.records import Metric
 from atonce.evaluation.resampling import percentile_interval, resamples
@@ -55,7 +56,7 @@ def solver_grid(sigma_max: float, sigma_end: float, sigma_min: float = 0.002, st
     Raises:
         InputError: There are fewer than 2 steps.
     """
-    if steps < 2:
+    if whole(steps, "teacher_steps") < 2:
         raise InputError(f"the trajectory of the teacher needs at least 2 steps, got {steps}: {STEPS} are usual")
     if sigma_end <= 0:
         return denoiser_times(steps, sigma_min, sigma_max)
@@ -76,12 +77,37 @@ def trajectory_ends(f: Function, denoiser: Function, noise: Tensor, sigmas: list
 
     Returns:
         Both ends, on the CPU.
+
+    Raises:
+        InputError: The model or the teacher gives something else than finite images of x's shape.
     """
     start = sigmas[0] * noise.to(torch.float64)
-    answers = f(start.to(noise.dtype), sigmas[0]).to(torch.float64)
-    work = lambda x, sigma: denoiser(x.to(noise.dtype), sigma).to(torch.float64)
+    answers = check_answer(f(start.to(noise.dtype), sigmas[0]), noise, "model").to(torch.float64)
+    work = lambda x, sigma: check_answer(denoiser(x.to(noise.dtype), sigma), noise, "teacher").to(torch.float64)
     solutions, _ = integrate(work, start, sigmas, 2)
     return Ends(answers.cpu(), solutions.cpu())
+
+
+def check_answer(found: Any, x: Tensor, who: str) -> Tensor:
+    """What a function of (x, sigma) gave, if it is images like x.
+
+    Args:
+        found: What it gave.
+        x: What it was given [B, C, H, W].
+        who: The model or the teacher, for the message.
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: It is something else, has another shape, or holds values that are not finite.
+    """
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"the {who} gave {shape} for x {list(x.shape)}: it must give images of the same shape")
+    if not bool(torch.isfinite(found).all()):
+        raise InputError(f"the {who} gives values that are not finite: its distance to anything cannot be measured")
+    return found
 
 
 def solver_error(denoiser: Function, noise: Tensor, sigmas: list[float]) -> float:
@@ -90,12 +116,13 @@ def solver_error(denoiser: Function, noise: Tensor, sigmas: list[float]) -> floa
     Args:
         denoiser: The teacher.
         noise: z [B, C, H, W]; a few images are enough.
-        sigmas: The grid, with an even number of intervals.
+        sigmas: The grid. Of an odd number of intervals the last one is taken as it is, so that both solutions end at one level.
 
     Returns:
         Root mean square over pixels and images.
     """
-    fine, coarse = (trajectory_ends(lambda x, _: x, denoiser, noise, grid).solutions for grid in (sigmas, sigmas[::2]))
+    halved = sigmas[::2] if len(sigmas) % 2 else [*sigmas[::2], sigmas[-1]]
+    fine, coarse = (trajectory_ends(lambda x, _: x, denoiser, noise, grid).solutions for grid in (sigmas, halved))
     return float((fine - coarse).square().mean().sqrt()) / 3
 
 

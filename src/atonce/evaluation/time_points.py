@@ -11,7 +11,7 @@ from typing import Any
 from atonce.core.errors import DataError, InputError
 from atonce.core.files import write_json
 from atonce.core.records import Metric, Record
-from atonce.model import ConsistencyModel
+from atonce.model import ConsistencyModel, ModelConfig
 from atonce.model_files import config_from_dict, config_to_dict, is_model_folder
 from atonce.sampling.search import Times
 
@@ -44,8 +44,9 @@ class TimeSearch:
         curve: Every choice that the search measured, in order.
         record: The found value with its provenance; extractor, data, samples and seed are those of all values.
         weights: Hex SHA-256 of the weights as they lie in a model folder.
-        gain: By how much the distance fell, with the interval of the difference from the same noise; None where the metric is
-            not the Fréchet distance or nothing better was found.
+        gain: By how much the distance falls, with the interval of the difference, measured with noise on which nothing was
+            chosen (both sets of time points from the same); None where nothing better was found or the metric is a function.
+        gain_seed: Seed of that noise.
         calls: Network calls for each image that this took; less than the intervals of all choices, since steps are shared.
         measured: Choices measured now; the others came from the ledger.
     """
@@ -59,6 +60,7 @@ class TimeSearch:
     record: Record
     weights: str
     gain: Metric | None
+    gain_seed: int | None
     calls: int
     measured: int
 
@@ -66,6 +68,24 @@ class TimeSearch:
     def improved(self) -> bool:
         """Whether what was found is better than what was used until now."""
         return self.found.metric.value < self.before.metric.value
+
+    @property
+    def sure(self) -> bool:
+        """Whether the gain is more than chance: its interval, from noise on which nothing was chosen, lies above 0."""
+        return self.gain is not None and self.gain.interval is not None and self.gain.interval[0] > 0
+
+    @property
+    def verdict(self) -> str:
+        """What the time points that were found are worth, in words."""
+        if not self.improved:
+            return "no better than what the model uses"
+        if self.gain is None or self.gain.interval is None:
+            return "better with the noise of the search, not measured with other noise"
+        if self.sure:
+            return "a sure gain"
+        if self.gain.interval[1] < 0:
+            return "no gain: with other noise it is worse"
+        return "no sure gain: 0 lies inside its interval"
 
     def as_dict(self) -> dict[str, Any]:
         """The search as JSON values."""
@@ -78,7 +98,9 @@ class TimeSearch:
             "found": self.found.as_dict(),
             "before": self.before.as_dict(),
             "improved": self.improved,
-            "gain": None if self.gain is None else self.gain.as_dict(),
+            "gain": None if self.gain is None else {**self.gain.as_dict(), "seed": self.gain_seed},
+            "sure": self.sure,
+            "verdict": self.verdict,
             "evaluations": len(self.curve),
             "measured": self.measured,
             "calls": self.calls,
@@ -153,19 +175,68 @@ def store_times(folder: Path | str, result: TimeSearch) -> None:
 
     Raises:
         InputError: The folder is none of ours or holds other weights; nothing was changed.
+        DataError: Its searches cannot be read; nothing was changed.
         StorageError: It cannot be written.
     """
     folder = Path(folder)
+    values, config, searches = check_store(folder, result.weights)
+    replaced = dataclasses.replace(config, time_points=_added(config.time_points, result))
+    write_json(folder / FILE, {"format": FORMAT, "searches": {**searches, str(result.steps): result.as_dict()}})
+    write_json(folder / "config.json", {**values, "time_points": config_to_dict(replaced)["time_points"]})
+
+
+def check_store(folder: Path, weights: str) -> tuple[dict[str, Any], ModelConfig, dict[str, Any]]:
+    """Whether time points that were searched for these weights can be stored in a folder; changes nothing.
+
+    Args:
+        folder: Where they are to go.
+        weights: Digest of the weights.
+
+    Returns:
+        The values of its ``config.json``, the configuration that they are, and the searches that it holds.
+
+    Raises:
+        InputError: The folder is none of ours or holds other weights.
+        DataError: Its searches cannot be read.
+    """
     if not is_model_folder(folder):
         raise InputError(f"{folder} is not a model folder of atonce: time points are stored beside the weights they are for")
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = config_from_dict(values, folder / "config.json")
-    if (values.get("weights") or {}).get("model.safetensors") != result.weights:
+    if _weights(values) != weights:
         raise InputError(f"{folder} holds other weights than those that were searched: search that folder's model")
-    replaced = dataclasses.replace(config, time_points=_added(config.time_points, result))
-    searches = _stored(folder / FILE) | {str(result.steps): result.as_dict()}
-    write_json(folder / FILE, {"format": FORMAT, "searches": searches})
-    write_json(folder / "config.json", {**values, "time_points": config_to_dict(replaced)["time_points"]})
+    return values, config, _stored(folder / FILE)
+
+
+def holds_model(folder: Path, weights: str) -> bool:
+    """Whether a folder holds the model already that a copy is to be written to; changes nothing.
+
+    Args:
+        folder: Where the copy is to go.
+        weights: Digest of its weights.
+
+    Returns:
+        True: the same model, whose time points alone are to be stored. False: nothing is in the way.
+
+    Raises:
+        InputError: Something else is there.
+        DataError: It is the same model, but its searches cannot be read.
+    """
+    if not folder.exists():
+        return False
+    if not is_model_folder(folder):
+        if folder.is_dir() and not any(folder.iterdir()):
+            return False
+        raise InputError(f"{folder} exists and is not a model folder: choose another name, nothing was changed")
+    if _weights(json.loads((folder / "config.json").read_text(encoding="utf-8"))) != weights:
+        raise InputError(f"{folder} holds another model, nothing was changed: choose another name")
+    check_store(folder, weights)
+    return True
+
+
+def _weights(values: Mapping[str, Any]) -> Any:
+    digests = values.get("weights")
+    return digests.get("model.safetensors") if isinstance(digests, Mapping) else None
 
 
 def _added(points: Mapping[int, Times], result: TimeSearch) -> dict[int, Times]:
@@ -173,8 +244,13 @@ def _added(points: Mapping[int, Times], result: TimeSearch) -> dict[int, Times]:
 
 
 def _stored(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))["searches"]
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or nothing that is worth keeping
+    if not file.exists():
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        found, written = values["searches"], values["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} cannot be read: move it away to store time points, nothing was changed") from error
+    if written != FORMAT or not isinstance(found, dict):
+        raise DataError(f"{file} holds no searches of format {FORMAT}: move it away to store time points, nothing was changed")
+    return found

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from atonce.core.errors import DataError, InputError
 from atonce.core.files import write_json
@@ -26,6 +25,7 @@ from atonce.model_files import weights_digest
 
 FORMAT = 1
 FEWEST = 50  # samples for a Fréchet distance with its interval
+BATCHES = 5  # of which the least time is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class QualityPoint:
     Attributes:
         model: Name of the model.
         way: How it was sampled.
-        seconds: Wall time of sampling for each image, without measuring.
+        seconds: Wall time of sampling for each image, without measuring (:func:`sampling_seconds`).
         settings: What the values depend on; a point with the same settings is not measured again.
         record: The Fréchet distance with its provenance; its ``calls`` are the network calls for each image.
     """
@@ -113,8 +113,9 @@ def compare_quality(
 ) -> list[QualityPoint]:
     """Measure each way to sample each model.
 
-    Seconds are of sampling alone, after one batch that is not counted, on the device of the models and with the threads that
-    PyTorch has here; both are among the settings.
+    Seconds are of sampling alone, the least of five batches after one that is not counted, on the device of the models and
+    with the threads that PyTorch has here; both are among the settings. Each model itself is evaluated, with its sampler and
+    time points named, so that its record says which model it was and how it was asked.
 
     Args:
         models: Names and models; consistency models are sampled by restarts, denoisers by Heun and by Euler.
@@ -124,7 +125,7 @@ def compare_quality(
         n: Samples of each point.
         extractor: As for :func:`atonce.evaluation.search.search_extractor`; one for all models.
         seed: Of the samples.
-        batch: Images at once.
+        batch: Images at once where seconds are measured.
         out: File of the points; those that are there with the same settings are taken from it, others of it are kept.
         callback: Told of each point: the point, its number from 1, how many there are, whether it was measured now.
 
@@ -168,14 +169,12 @@ def compare_quality(
         }
         found = next((point for point in kept if point.settings == settings), None)
         if found is None:
-            timed = _Timed(model, way)
-            timed.sample(min(batch, n), steps=way.steps, seed=seed, batch=batch)
-            timed.seconds = 0.0
-            record = evaluate(
-                timed, real, steps=way.steps, n=n, metrics=("frechet",), extractor=features, seed=seed, batch=batch
-            )
+            asked: dict[str, Any] = {"steps": way.steps, "sigmas": model.config.time_points.get(way.steps), "seed": seed}
+            asked["sampler"] = way.sampler
+            seconds = sampling_seconds(model, min(batch, n), **asked)
+            record = evaluate(model, real, n=n, metrics=("frechet",), extractor=features, **asked)
             notes = (*record.notes, f"{name} by {way.sampler}; {settings['machine']}")
-            point = QualityPoint(name, way, timed.seconds / n, settings, dataclasses.replace(record, notes=notes))
+            point = QualityPoint(name, way, seconds, settings, dataclasses.replace(record, notes=notes))
             kept.append(point)
             if out is not None:
                 write_json(out, {"format": FORMAT, "points": [p.as_dict() for p in kept]})
@@ -222,24 +221,32 @@ def _processor() -> str:
         return platform.machine()
 
 
-class _Timed:
-    """A model that is sampled in one way, with a clock around it."""
+def sampling_seconds(model: ConsistencyModel, n: int, **options: Any) -> float:
+    """Wall time of sampling for each image: the least of five batches, after one that is not counted.
 
-    def __init__(self, model: ConsistencyModel, way: Way) -> None:
-        self.model, self.way, self.seconds = model, way, 0.0
-        self.device, self.card = model.device, model.card
+    The least, because other work on the machine can only add to it.
 
-    def sample(self, n: int, **options: Any) -> Tensor:
-        self._wait()
+    Args:
+        model: The model.
+        n: Images of a batch.
+        options: Of its ``sample``.
+
+    Returns:
+        Seconds.
+    """
+    times = []
+    for k in range(1 + BATCHES):
+        _wait(model.device)
         start = time.perf_counter()
-        made = self.model.sample(n, sampler=self.way.sampler, **options)  # type: ignore[arg-type]
-        self._wait()
-        self.seconds += time.perf_counter() - start
-        return made
+        model.sample(n, first=k * n, batch=n, **options)
+        _wait(model.device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:]) / n
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _read(out: Path | None) -> list[QualityPoint]:
@@ -247,9 +254,10 @@ def _read(out: Path | None) -> list[QualityPoint]:
         return []
     try:
         values = json.loads(out.read_text(encoding="utf-8"))["points"]
-        return [
+        points = [
             QualityPoint(v["model"], Way(v["sampler"], v["steps"]), v["seconds"], v["settings"], Record.from_dict(v["record"]))
             for v in values
         ]
+        return [point for point in points if point.record.model is not None]  # an older version noted no conditions
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{out} holds no points of a comparison: choose another name, nothing was changed") from error

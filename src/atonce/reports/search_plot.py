@@ -48,6 +48,8 @@ def search_figure(result: TimeSearch) -> Figure:
     record = result.record
     made[0].set_ylabel(f"{_WORDS.get(result.name, result.name)}, {record.extractor.name}")
     words = f"{len(result.curve)} choices, {record.samples:,} samples, 95 % intervals"
+    if result.gain is not None and not result.sure:
+        words += f"\n{result.verdict}, with other noise"
     figure.suptitle(f"{result.method} search of {result.steps} steps: {words}", fontsize=10.5)
     return figure
 

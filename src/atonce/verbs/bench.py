@@ -41,7 +41,7 @@ def bench_quality(
         n: Samples of each point.
         seed: Of the samples.
         extractor: What turns images into features; auto is pixels for digits and the classifier of other labelled data.
-        batch: Images computed at once.
+        batch: Images computed at once where seconds are measured: the least of five batches.
         device: auto, cpu, cuda or cuda:N.
         out: Points with their records (.json); the plot is written beside it (.png).
         quiet: Show no progress.

@@ -14,7 +14,7 @@ def bench_compare(records: Positional[tuple[Path, ...]], out: Path | None = None
     """Put records of evaluations side by side and say which differences are larger than their intervals.
 
     Records that must not be compared (another extractor, reference, number of samples, rounding, classes) are refused with the
-    reason.
+    reason. A metric that rests on other data, held-out images or settings is left out, with the reason too.
 
     Example: atonce bench compare one-step.json two-steps.json
 

@@ -59,12 +59,13 @@ def evaluate(
         steps: Intervals of the sampler.
         n: Number of samples.
         metrics: Names of metrics.
-        extractor: What turns images into features.
+        extractor: What turns images into features: pixels, effnet-lite0, classifier, inception or dinov2; auto is effnet-lite0
+            for RGB images of at least 32x32 where its package is installed, and pixels for everything else.
         reference: What to compare with instead of the data: other data, or an npz with mu and sigma.
         split: Part of the data to compare with; default: train (digits: all).
         held_out: Images that were not trained on, for the metric neighbours; default: the data's test split.
         seed: Seed of the samples.
-        batch: Images at once.
+        batch: Images taken in one go; changes no number.
         labels: Classes of the samples: names or numbers, one for all or one for each, or balanced.
         guidance: Scale of guidance, for models that know it.
         sigmas: Starting noise levels, instead of the model's own.

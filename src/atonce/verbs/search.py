@@ -28,6 +28,7 @@ def search(
     device: str = "auto",
     store: bool = True,
     save: Path | None = None,
+    force: bool = False,
     out: Path = Path("search.png"),
     quiet: bool = False,
     json: bool = False,
@@ -52,8 +53,12 @@ def search(
         sigmas: The noise levels themselves, instead of a number of them.
         batch: Images computed at once.
         device: auto, cpu, cuda or cuda:N.
-        store: Write the time points into the model's folder, where they are better than those it uses.
-        save: Write a copy of the model with the time points here, where they are better, and leave the model as it is.
+        store: Write the time points into the model's folder, where they are surely better than those it uses.
+        save: Write a copy of the model with the time points here, where they are surely better, and leave the model as it is. A
+            folder that holds the same model gets the time points alone.
+        force: Store them without a sure gain too. The best of many choices looks better than it is with the noise by which it
+            was chosen; so the gain is measured with other noise, and where 0 lies inside its interval it may be chance. What is
+            no better even with the noise of the search is never stored.
         out: Plot of what was seen (.png); its values are kept beside it (.json).
         quiet: Show no progress.
         json: Print the result as JSON.
@@ -62,13 +67,15 @@ def search(
         The exit status.
 
     Raises:
-        InputError: A value is out of range, or there is no folder to store the time points in.
+        InputError: A value is out of range, there is no folder to store the time points in, or it holds another model.
+        DataError: A file of an earlier search cannot be read.
     """
     from atonce.core.files import write_bytes
     from atonce.core.progress import Progress
     from atonce.evaluation.search import search_times, store_times, with_times
+    from atonce.evaluation.time_points import check_store, holds_model
     from atonce.exchange.open import model_folder
-    from atonce.model_files import is_model_folder
+    from atonce.model_files import weights_digest
     from atonce.reports.pictures import is_ours
     from atonce.reports.plots import png
     from atonce.reports.search_plot import search_figure
@@ -80,12 +87,15 @@ def search(
         raise InputError(f"{out} exists and was not made by atonce: choose another name, nothing was changed")
     if grid is not None and sigmas:
         raise InputError("give either --grid, how many noise levels, or --sigmas, the noise levels themselves")
-    if save is not None and save.exists() and (not save.is_dir() or (any(save.iterdir()) and not is_model_folder(save))):
-        raise InputError(f"{save} exists and is not a model folder: choose another name, nothing was changed")
     opened = atonce.load(model).to(pick_device(device))
     folder = model_folder(model) if store and save is None else None
     if store and save is None and folder is None:
         raise InputError(f"{model} is no folder to store time points in: give --save FOLDER for a copy of it, or --no-store")
+    weights = weights_digest(opened)
+    if save is not None:
+        holds_model(save, weights)
+    elif folder is not None:
+        check_store(folder, weights)
     with contextlib.ExitStack() as shown:
         bar: Progress | None = None  # made when something happens, so that a refusal is one line
 
@@ -114,8 +124,11 @@ def search(
     where = "not stored"
     if (save or folder) and not result.improved:
         where = "not stored: no better than what the model uses"
+    elif (save or folder) and not result.sure and not force:
+        where = "not stored: no sure gain; --force stores them"
     elif save is not None:
-        with_times(opened.to("cpu"), result).save_pretrained(save)
+        if not holds_model(save, weights):  # asked again: a search takes long
+            with_times(opened.to("cpu"), result).save_pretrained(save)
         store_times(save, result)
         where = f"stored in {save}: its sample(steps={steps}) uses them"
     elif folder is not None:
@@ -126,7 +139,7 @@ def search(
         for name, point in (("before", result.before), ("found", result.found))
     ]
     if result.gain is not None:
-        lines.append(f"gain: {result.gain.value:.4g}{_interval(result.gain)}, from the same noise")
+        lines.append(f"gain: {result.gain.value:.4g}{_interval(result.gain)}, with other noise: {result.verdict}")
     lines.append(f"{len(result.curve)} choices by {method} search, {result.calls} network calls for each image; curve: {out}")
     show({**result.as_dict(), "stored": where}, "\n".join([*lines, where]), json)
     return 0
