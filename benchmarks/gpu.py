@@ -92,8 +92,7 @@ class Leg:
         Returns:
             0, or 1 where a check failed or training broke off.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self._prepare()
             for name in self.phases:
@@ -106,6 +105,8 @@ class Leg:
                 if process is not None and process.poll() is None:
                     process.kill()
             shutil.rmtree(self.work, ignore_errors=True)
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
         from gpu_report import table
 
         print(table(self.record))
