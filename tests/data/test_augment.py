@@ -156,6 +156,7 @@ def of_blob(kind: str, x: float = 6.0, y: float = -3.0) -> list[tuple[np.ndarray
         assert set(np.flatnonzero(told)) == set(KINDS[kind])
         found = moments(each)
         out.append((told, found[0] / total, found[1], found[2] / covariance[0, 0]))
+    assert len(out) >= 3  # so that no loop over them is empty
     return out
 
 
@@ -165,7 +166,9 @@ def near(found: Any, expected: Any, tolerance: float) -> None:
 
 def test_a_turned_blob_lands_where_the_label_says() -> None:
     """At the angle's place, counter-clockwise as one sees it: for a positive sine what is on the right goes up."""
-    for told, total, centre, covariance in of_blob("angle", 9.0, 0.0):
+    turned = of_blob("angle", 9.0, 0.0)
+    assert max(abs(told[4]) for told, *_ in turned) > 0.5
+    for told, total, centre, covariance in turned:
         near(centre, [9 * (told[3] + 1), -9 * told[4]], 0.02)
         near(total, 1, 0.003)
         near(covariance, np.eye(2), 0.01)
@@ -186,6 +189,7 @@ def test_a_scaled_blob_grows_as_the_label_says() -> None:
 def test_a_stretched_blob_is_an_ellipse_along_the_axis() -> None:
     """Longer by 2^r along an axis that is turned counter-clockwise from the right, shorter by as much across it."""
     drawn = draw(1, only("stretch"), P)
+    assert float(drawn.stretch.abs().max()) > 0.1
     for i, (told, total, centre, covariance) in enumerate(of_blob("stretch")):
         r, axis = float(drawn.stretch[i]), float(drawn.axis[i])
         near(told[5:7], [5 * r * math.cos(axis), 5 * r * math.sin(axis)], 1e-6)
@@ -200,7 +204,9 @@ def test_a_stretched_blob_is_an_ellipse_along_the_axis() -> None:
 
 def test_a_shifted_blob_moves_by_parts_of_the_sides() -> None:
     """To the right by an eighth of the width for a label of 1, down by an eighth of the height."""
-    for told, total, centre, covariance in of_blob("shift", 2.0, -1.0):
+    shifted = of_blob("shift", 2.0, -1.0)
+    assert max(abs(told[7:9]).max() for told, *_ in shifted) > 0.5
+    for told, total, centre, covariance in shifted:
         near(centre, [2 + 56 / 8 * told[7], -1 + 48 / 8 * told[8]], 0.02)
         near(total, 1, 0.003)
         near(covariance, np.eye(2), 0.015)
@@ -212,6 +218,7 @@ def test_everything_together_in_its_order() -> None:
     drawn = draw(5, index, 1.0)
     small = (drawn.shift.abs().amax(-1) < 0.15) & (drawn.scale.abs() + drawn.stretch.abs() < 0.4) & drawn.x_flip & drawn.y_flip
     rows = small.nonzero()[:8, 0]
+    assert len(rows) == 8
     images, _ = augment(blob(64, 64, 5.0, 2.0, 3.0).expand(8, 1, 64, 64), 5, index[rows], 1.0)
     down, across = np.mgrid[:64, :64] + 0.5 - 32
     points = np.stack([across, down], -1)

@@ -15,6 +15,7 @@ Both are projectors only where Pa and Pb commute; other combinations are refused
 
 from __future__ import annotations
 
+import abc
 import itertools
 import math
 from collections.abc import Sequence
@@ -30,19 +31,19 @@ GREY = (0.2989, 0.5870, 0.1140)  # the weights of the paper; they sum to .9999
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class Known(abc.ABC):
     """What is known of an image [B, C, H, W], as an orthogonal projector P.
 
     Made by :func:`pixels`, :func:`grey`, :func:`averages` and :func:`nothing`; ``a & b`` is what both know, ``a | b`` what
     either knows.
     """
 
+    @abc.abstractmethod
     def replace(self, x: Tensor, y: Tensor) -> Tensor:
         """X with the known part of y: x - P x + P y, for images [B, C, H, W].
 
         Where single pixels are known they are copied, so they keep every bit.
         """
-        raise NotImplementedError
 
     def project(self, x: Tensor) -> Tensor:
         """P x: the shortest image that has the known part of x, [B, C, H, W]."""
