@@ -62,6 +62,8 @@ class Known(abc.ABC):
         Raises:
             InputError: Mask, channels or factor do not fit.
         """
+        if len(shape) != 4:
+            raise InputError(f"images of shape {list(shape)} must be [B, C, H, W]")
 
     def rows(self, part: slice) -> Known:
         """The same for some images of a batch: those of ``part``."""
