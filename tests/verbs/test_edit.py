@@ -405,9 +405,9 @@ def refused(capsys: pytest.CaptureFixture[str], words: str) -> str:
         ("interpolate fashion-mnist --seeds 1 2", "labels are missing"),
         (
             "inpaint fashion-mnist in.png --mask mask.png --fit crop --labels hat",
-            "label 'hat' is unknown: this model makes 0 T-sh",
+            "there is no class 'hat': give a number from 0 to 9",
         ),
-        ("inpaint fashion-mnist in.png --mask mask.png --fit crop --labels 10", "label '10' is unknown"),
+        ("inpaint fashion-mnist in.png --mask mask.png --fit crop --labels 10", "label 10 is out of range"),
         ("inpaint fashion-mnist in.png --mask mask.png --fit crop --labels 1 2", "2 labels are given for 1 images"),
         ("upscale digits in.png --factor 3", "factor 3 does not divide images of 8 x 8: possible are 2, 4, 8"),
         ("upscale digits in.png --factor 0", "factor is 0"),

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from atonce.core.checks import numbers
+from atonce.core.checks import numbers, whole
 from atonce.core.errors import InputError
 
 GREY = (0.2989, 0.5870, 0.1140)  # the weights of the paper; they sum to .9999
@@ -135,9 +135,7 @@ def averages(factor: int) -> Known:
     Raises:
         InputError: The factor is not a whole number of at least 1.
     """
-    if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
-        raise InputError(f"factor is {factor!r}, must be a whole number of at least 1")
-    return _Averages(factor)
+    return _Averages(whole(factor, "factor", 1))
 
 
 def nothing() -> Known:

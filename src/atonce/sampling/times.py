@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from atonce.core.checks import numbers
+from atonce.core.checks import numbers, whole
 from atonce.core.errors import InputError
 from atonce.noise.karras import karras_grid
 
@@ -72,8 +72,7 @@ def check_steps(steps: int) -> None:
     Raises:
         InputError: ``steps`` is not a whole number of at least 1.
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(f"steps is {steps!r}, must be a whole number of at least 1")
+    whole(steps, "steps", 1)
 
 
 def check_times(sigmas: Sequence[float] | Tensor, sigma_end: float, sigma_max: float) -> list[float]:

@@ -41,6 +41,6 @@ def _number(word: str, known: dict[str, int], names: Sequence[str]) -> int:
         listed = ", ".join(names[known[name]] for name in close)
         hint = f"; {'near' if len(names) > 20 else 'known'}: {listed}" if listed else ""
         raise InputError(f"there is no class {word!r}: give a number from 0 to {len(names) - 1}, or a name{hint}") from None
-    if number >= len(names):
+    if not 0 <= number < len(names):
         raise InputError(f"label {number} is out of range: this model has {len(names)} classes, 0 to {len(names) - 1}")
     return number

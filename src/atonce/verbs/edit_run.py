@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import atonce
 from atonce.core.errors import InputError
+from atonce.verbs.classes import class_numbers
 from atonce.verbs.output import show
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def read_labels(model: ConsistencyModel, words: Sequence[str], images: int, n: i
         return None
     if not words:
         return None if given is None else [int(label) for label in given.tolist() for _ in range(n)]
-    found = [_label(word, names) for word in words]
+    found = list(class_numbers(words, names) or ())
     if len(found) == 1:
         return found[0]
     if len(found) not in (images, images * n):
@@ -210,16 +211,6 @@ def read_labels(model: ConsistencyModel, words: Sequence[str], images: int, n: i
             "one for each result"
         )
     return found if len(found) == images * n else [label for label in found for _ in range(n)]
-
-
-def _label(word: str, names: Sequence[str]) -> int:
-    lower = [name.casefold() for name in names]
-    if word.casefold() in lower:
-        return lower.index(word.casefold())
-    if word.isascii() and word.isdecimal() and int(word) < len(names):
-        return int(word)
-    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20])) + (" ..." if len(names) > 20 else "")
-    raise InputError(f"label {word!r} is unknown: this model makes {listed}")
 
 
 class Watch:
