@@ -1,0 +1,1 @@
+"""What a method will cost and bring, before it is paid for."""
