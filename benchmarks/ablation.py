@@ -67,7 +67,7 @@ def cells(data: str) -> list[Cell]:
         line("distance-l1", "distance", "L1", distance="l1"),
         line("weight-one", "weight", "weight 1", weight="one"),
         line("noise-uniform", "noise", "intervals drawn uniformly over the grid", pairs="karras"),
-        line("curriculum-ct", "curriculum", "N grows as in CT, from 2 to 150", curriculum="ct", s0=2, s1=150),
+        line("curriculum-ct", "curriculum", "N grows as in CT, from 2 to 151 points", curriculum="ct", s0=2, s1=150),
         line("curriculum-fixed", "curriculum", "N = 641 from the start", curriculum="fixed"),
         line("embedding-fourier-0.02", "embedding", "Fourier features of scale 0.02 (iCT's)", network=fourier[0.02]),
         line("embedding-fourier-16", "embedding", "Fourier features of scale 16 (NCSN++'s)", network=fourier[16.0]),

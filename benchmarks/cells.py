@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 # Where the runs lie until they are measured: they are too large to be committed.
 RUNS = Path(os.environ.get("ATONCE_RUNS", ROOT / "runs"))
-SAMPLES = 5_000
+SAMPLES, SAMPLE_SEED = 5_000, 0
 
 
 @dataclass(frozen=True)
@@ -111,28 +111,44 @@ def train_cell(table: str, data: str, cell: Cell, seed: int) -> None:
     (folder / "cell.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def judge_cell(table: str, data: str, cell: Cell, seed: int, again: bool = False) -> None:
+def checked_commit(given: str | None = None) -> str:
+    """The commit that a record names: of the checkout, or given where it travels without its history.
+
+    Raises:
+        SystemExit: There is none: a number is published only with its commit.
+    """
+    from atonce.core.records import commit
+
+    if found := given or commit():
+        return found
+    raise SystemExit("this code is no git checkout, and a record must name its commit: say --commit HASH")
+
+
+def judge_cell(table: str, data: str, cell: Cell, seed: int, again: bool = False, the_commit: str | None = None) -> None:
     """Measure a trained cell: Frechet distance in the features of the data's own classifier, and its confidence."""
     import torch
 
     import atonce
     from atonce.core.images import to_uint8
-    from atonce.core.records import commit
+    from atonce.core.records import ROUNDING, command_line, versions
     from atonce.evaluation.classifier import classifier, classifier_extractor, confidence
+    from atonce.evaluation.extractors import mark_seen, seen_digests
 
     file, folder = result_file(table, data, cell.name, seed), folder_of(table, data, cell.name, seed)
     if not (folder / "cell.json").exists() or (file.exists() and not again):
         return
+    the_commit = checked_commit(the_commit)
     images = data_named(data)
     learnt, held_out = data_named(data, "train"), data_named(data, "test")
-    judge, extractor = classifier(learnt), classifier_extractor(learnt)
     model = atonce.load(str(folder))
+    judge, extractor = classifier(learnt), mark_seen(classifier_extractor(learnt), seen_digests(model.card))
     measured: dict[str, Any] = {}
+    record: Any = None
     for name, arguments in (cell.sampling or ONE_AND_TWO).items():
         calls: list[int] = [0]
         start = time.perf_counter()
         samples = model.sample(
-            SAMPLES, seed=0, callback=lambda info, calls=calls: calls.__setitem__(0, info["calls"]), **arguments
+            SAMPLES, seed=SAMPLE_SEED, callback=lambda info, calls=calls: calls.__setitem__(0, info["calls"]), **arguments
         )
         seconds = time.perf_counter() - start
         quantised = to_uint8(samples)
@@ -140,6 +156,7 @@ def judge_cell(table: str, data: str, cell: Cell, seed: int, again: bool = False
         pixels = atonce.evaluate(quantised, images, metrics=("frechet",), extractor="pixels", n=SAMPLES)
         metric = record.metrics["frechet"]
         measured[name] = {
+            "sample": {"seed": SAMPLE_SEED, **arguments},
             "frechet": metric.value,
             "interval": list(metric.interval or ()),
             "frechet in pixels": pixels.metrics["frechet"].value,
@@ -156,9 +173,14 @@ def judge_cell(table: str, data: str, cell: Cell, seed: int, again: bool = False
         "recipe_digest": model.card.get("recipe_digest"),
         "trained": json.loads((folder / "cell.json").read_text()),
         "samples": SAMPLES,
-        "extractor": {"name": extractor.name, "digest": extractor.digest},
+        "extractor": dataclasses.asdict(extractor.source()),
+        "reference": dataclasses.asdict(record.reference),
+        "rounding": ROUNDING,
         "measured": measured,
-        "commit": commit(),
+        "command": command_line(),
+        "device": f"{model.device.type}, {torch.get_num_threads()} threads",
+        "commit": the_commit,
+        "versions": versions(),
         "torch": torch.__version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -208,6 +230,7 @@ def command(
     parser.add_argument("--only", nargs="+", default=None, help="names of cells")
     parser.add_argument("--seeds", nargs="+", type=int, default=None)
     parser.add_argument("--again", action="store_true", help="measure again what is measured")
+    parser.add_argument("--commit", help="commit of the checkout, where it travels without its history")
     given = parser.parse_args()
     if given.action == "report":
         report()
@@ -225,7 +248,7 @@ def command(
             if given.action == "cell":
                 train_cell(table, given.data, cell, seed)
             else:
-                judge_cell(table, given.data, cell, seed, given.again)
+                judge_cell(table, given.data, cell, seed, given.again, given.commit)
 
 
 def results(table: str, data: str, cell: str) -> list[dict[str, Any]]:

@@ -129,6 +129,21 @@ def test_what_the_folder_holds(folder: Path) -> None:
     assert len({line.count("|") for line in table}) == 1
 
 
+@pytest.mark.parametrize(
+    ("labels", "kind", "tags"),
+    [
+        (2, "consistency", "consistency-model, one-step-generation, class-conditional-image-generation"),
+        (0, "consistency", "consistency-model, one-step-generation"),
+        (0, "denoiser", "diffusion-model"),
+        (2, "denoiser", "diffusion-model, class-conditional-image-generation"),
+    ],
+)
+def test_the_hub_is_told_what_the_model_does(labels: int, kind: Any, tags: str) -> None:
+    network = dataclasses.replace(NETWORK, labels=labels)
+    card = model_files.model_card(ConsistencyModel(ModelConfig(network, Preconditioning("edm", 0.5, 0.0), kind=kind)))
+    assert card.splitlines()[3:6] == ["pipeline_tag: unconditional-image-generation", f"tags: [{tags}]", "---"]
+
+
 def test_half_precision_weights_come_back(tmp_path: Path) -> None:
     model = make().to(torch.bfloat16)
     model.save_pretrained(tmp_path / "m")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from atonce import editing as edit
+    from atonce.client.client import Client as Client
     from atonce.core.images import to_uint8 as to_uint8
     from atonce.core.records import Record
     from atonce.data.dataset import ImageData
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from atonce.training.loop import Run
     from atonce.training.recipe import Recipe
 
-__all__ = ["ConsistencyModel", "__version__", "edit", "evaluate", "load", "recipes", "to_uint8", "train"]
+__all__ = ["Client", "ConsistencyModel", "__version__", "edit", "evaluate", "load", "recipes", "to_uint8", "train"]
 
 _LAZY = {
+    "Client": ("atonce.client.client", "Client"),
     "ConsistencyModel": ("atonce.model", "ConsistencyModel"),
     "edit": ("atonce.editing", None),
     "recipes": ("atonce.training.presets", None),
@@ -83,7 +85,8 @@ def train(
     """Train a model; the same call continues an interrupted run where its last checkpoint stands.
 
     Args:
-        recipe: What is learnt, from :mod:`atonce.recipes`. Its ``init`` and ``teacher`` are models or what :func:`load` takes.
+        recipe: What is learnt, from :mod:`atonce.recipes`. Its ``init`` and ``teacher`` are models or what :func:`load` takes;
+            a student without ``init`` starts from its teacher, with ``init="random"`` from weights drawn from the seed.
         data: A name, a folder, zip or file of images, or an ``ImageData``.
         out: The run folder.
         resume: Whether a run that is there may be continued.
@@ -108,7 +111,7 @@ def train(
     from atonce.data.sources import open_data
     from atonce.training.loop import fit
     from atonce.training.options import Options
-    from atonce.training.recipe import DISTILLED
+    from atonce.training.recipe import DISTILLED, model_name
 
     known = set(Options.__dataclass_fields__)
     if unknown := sorted(set(options) - known):
@@ -117,8 +120,8 @@ def train(
     images = open_data(data, size=size, channels=channels)
     if teacher is not None:
         same: Any = {"teacher": teacher}  # a model or a name, until it is named
-        if recipe.path in DISTILLED and recipe.init is recipe.teacher:  # a student that starts from its teacher still does
-            same["init"] = teacher
+        if recipe.path in DISTILLED and model_name(recipe.init) == model_name(recipe.teacher):
+            same["init"] = teacher  # it starts from its teacher, as before
         recipe = dataclasses.replace(recipe, **same)
     recipe, init, distilled = _opened(recipe)
     return fit(recipe, images, out, resume=resume, options=settings, init=init, teacher=distilled, callback=callback)
@@ -127,16 +130,21 @@ def train(
 def _opened(recipe: Recipe) -> tuple[Recipe, ConsistencyModel | None, ConsistencyModel | None]:
     """The models that a recipe starts from and distils, and the recipe with names for them that can be saved and compared."""
     from atonce.model import ConsistencyModel
-    from atonce.model_files import model_identity
+    from atonce.training.recipe import DISTILLED, RANDOM, model_name
 
+    if recipe.path in DISTILLED and recipe.init is None:  # however the recipe was put together
+        recipe = dataclasses.replace(recipe, init=recipe.teacher)
     names: dict[str, str | None] = {}
     opened: dict[str, ConsistencyModel | None] = {}
     for field in ("init", "teacher"):
         given: Any = getattr(recipe, field)
+        names[field] = model_name(given)
         if given is None or isinstance(given, ConsistencyModel):
-            names[field], opened[field] = given if given is None else model_identity(given), given
+            opened[field] = given
+        elif field == "init" and given == RANDOM:
+            opened[field] = None
         else:
-            names[field], opened[field] = str(given), opened["init"] if names.get("init") == str(given) else load(given)
+            opened[field] = opened["init"] if names.get("init") == names[field] and field != "init" else load(given)
     return dataclasses.replace(recipe, **names), opened["init"], opened["teacher"]  # type: ignore[arg-type]
 
 

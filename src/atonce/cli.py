@@ -25,12 +25,23 @@ VERBS: dict[str, tuple[str, str]] = {
     "edit denoise": ("edit_noise:denoise", "take noise out of a picture"),
     "edit interpolate": ("edit_noise:interpolate", "make the pictures between two"),
     "eval": ("evaluate:evaluate", "measure a model against data"),
+    "average": ("average:average", "make another average of a run's weights after the training"),
     "search": ("search:search", "find the time points at which a model samples best"),
     "bench quality": ("bench:bench_quality", "compare models: quality against network calls and seconds"),
     "bench compare": ("compare:bench_compare", "compare records, if they may be compared"),
     "inspect": ("inspect:inspect", "make a page that shows what a model does"),
+    "plan": ("plan:plan", "say what a training would take, and which one to choose, before it is paid for"),
+    "plan return": ("plan_return:plan_return", "reckon what one-step generation saves against many steps"),
+    "plan compare": ("plan_compare:plan_compare", "put models side by side: quality, calls, seconds, cost"),
     "data inspect": ("data:data_inspect", "say what is in a data set and what it means for training"),
     "gallery": ("gallery:gallery", "list the models that come with the package"),
+    "gallery promote": ("gallery_promote:gallery_promote", "put a model into a registry, if its records show that it may be"),
+    "gallery roll-back": ("gallery_promote:gallery_roll_back", "go back to the version that was served before"),
+    "gallery versions": ("gallery_promote:gallery_versions", "show the versions of a registry's model and their history"),
+    "serve": ("serve:serve", "put models behind an HTTP interface: generation, edits, jobs, metrics"),
+    "serve keys make": ("serve_keys:make", "make an API key for a server"),
+    "serve keys list": ("serve_keys:list_keys", "list API keys: who has them, what for, and whether they work"),
+    "serve keys revoke": ("serve_keys:revoke", "revoke an API key, without a restart of any server"),
     "doctor": ("doctor:doctor", "check this machine"),
 }
 """The function of each verb (its module in atonce.verbs and its name, loaded when called) and one line of help."""
@@ -52,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"atonce {atonce.__version__}")
         return 0
-    verb = next((v for k in (2, 1) if (v := " ".join(words[:k])) in VERBS), None)
-    if verb is None:
-        return _no_verb(words)
+    verb = next((v for k in (3, 2, 1) if (v := " ".join(words[:k])) in VERBS or _below(v)), None)
+    if verb is None or verb not in VERBS:
+        return _no_verb(words, verb)
     with one_line_warnings():
         try:
             return parse(f"atonce {verb}", function_of(verb), words[verb.count(" ") + 1 :])()
@@ -85,14 +96,19 @@ def function_of(verb: str) -> Callable[..., int]:
     return function
 
 
-def _no_verb(words: list[str]) -> int:
-    """Help or complaint for words that name no verb; a first word of several verbs, like ``data``, has help of its own."""
-    below = [v for v in VERBS if v.startswith(words[0] + " ")]
-    if below and words[1:2] in (["-h"], ["--help"]):
+def _below(words: str) -> list[str]:
+    """The verbs that begin with these words and go on."""
+    return [verb for verb in VERBS if verb.startswith(words + " ")]
+
+
+def _no_verb(words: list[str], group: str | None) -> int:
+    """Help or complaint for words that name no verb; first words of several verbs, like ``data``, have help of their own."""
+    below = _below(group) if group else []
+    if group and words[group.count(" ") + 1 :][:1] in (["-h"], ["--help"]):
         print(_usage(below))
         return 0
     listed = ", ".join(below or VERBS)
-    hint = f"'{words[0]}' needs one of: {listed}" if below else f"there is no verb {words[0]!r}; verbs: {listed}"
+    hint = f"'{group}' needs one of: {listed}" if below else f"there is no verb {words[0]!r}; verbs: {listed}"
     print(f"atonce: {hint}", file=sys.stderr)
     return 2
 

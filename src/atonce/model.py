@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atonce.core.averages import known_as
 from atonce.core.checks import whole
 from atonce.core.errors import InputError
 from atonce.core.records import Record
@@ -28,13 +29,14 @@ from atonce.model_config import (
     guidance_scale,
     noise_keys,
     refuse_no_class,
+    sample_times,
+    student_for,
 )
 from atonce.model_config import ModelConfig as ModelConfig
 from atonce.networks.build import build
 from atonce.sampling.guidance import guided
 from atonce.sampling.ode import Churn, integrate
 from atonce.sampling.restart import restart
-from atonce.sampling.times import check_steps, check_times, denoiser_times, restart_times
 
 
 class ConsistencyModel(nn.Module):
@@ -234,7 +236,7 @@ class ConsistencyModel(nn.Module):
         guidance: float | None = None,
         sigmas: Sequence[float] | None = None,
         sampler: Sampler = "auto",
-        ema: str | None = None,
+        ema: str | float | None = None,
         batch: int | None = None,
         churn: Churn | None = None,
         callback: Callable[[dict[str, Any]], None] | None = None,
@@ -257,7 +259,8 @@ class ConsistencyModel(nn.Module):
             sigmas: Starting noise levels of the intervals, descending, instead of the default; a closing ``sigma_end`` or 0 may
                 stand at the end. They replace ``steps``.
             sampler: ``"auto"``; ``"restart"`` for consistency models; ``"heun"`` or ``"euler"`` for denoisers.
-            ema: Name of a set of weights (see :attr:`ema_names`).
+            ema: Name of a set of weights (see :attr:`ema_names`), or the decay of an average. By default the first, or for a
+                student of progressive distillation the one that has learnt as many steps as are asked for.
             batch: Images computed at once; default 256 on a GPU, 64 elsewhere.
             churn: Fresh noise that the solver of a denoiser adds on the way (Karras et al. 2022, Algorithm 2).
             callback: Called after each step with ``step``, ``sigma``, ``x0``, ``calls`` (of this batch), ``first``, ``done``.
@@ -281,8 +284,8 @@ class ConsistencyModel(nn.Module):
             label = drawn_labels(keys, index, self.config.network.labels).to(self.device)
         scale = guidance_scale(self.config.guidance, guidance, label)
         twice = 2 if scale is not None and not self.config.network.guidance else 1
-        network = self._network(ema)
         intervals = len(times) - (self.kind == "denoiser")  # a denoiser's times hold the end of the last one too
+        network = self._network(self.weights_for(ema, intervals, sigmas is not None))
         out = torch.empty((n, *self.shape), dtype=torch.float32, device=self.device)
         for start in range(0, n, size):
             part = slice(start, min(start + size, n))
@@ -341,31 +344,39 @@ class ConsistencyModel(nn.Module):
         return (x if self.clip is None else x.clamp(*self.clip)).float()
 
     def _times(self, steps: int, sigmas: Sequence[float] | None, sampler: str) -> list[float]:
-        allowed = ("auto", "heun", "euler") if self.kind == "denoiser" else ("auto", "restart")
-        if sampler not in allowed:
-            raise InputError(f"sampler {sampler!r} does not fit a {self.kind} model; possible: {', '.join(allowed)}")
-        check_steps(steps)
-        if sigmas is not None:
-            times = check_times(sigmas, self.sigma_end, self.sigma_max)
-            return [*times, 0.0] if self.kind == "denoiser" else times
-        if steps in self.config.time_points:
-            return [*self.config.time_points[steps], *([0.0] if self.kind == "denoiser" else [])]
-        if self.kind == "denoiser":
-            return denoiser_times(steps, self.sigma_min, self.sigma_max)
-        return restart_times(steps, self.sigma_max, self.sigma_data)
+        return sample_times(self.config, steps, sigmas, sampler)
 
-    def _network(self, ema: str | None) -> nn.Module:
-        if ema is None or ema == self.card.get("ema"):
+    def weights_for(self, ema: str | float | None, steps: int = 1, own_times: bool = False) -> str | None:
+        """The set of weights that :meth:`sample` uses.
+
+        Args:
+            ema: As there.
+            steps: Intervals.
+            own_times: Whether time points are given.
+
+        Returns:
+            A name among the further sets; ``None`` for the model's own weights.
+
+        Raises:
+            InputError: There is no such set, or no student of progressive distillation has learnt this number of steps.
+        """
+        if ema is None:
+            return student_for(self.card, self._ema, steps, own_times)
+        name = known_as(ema, self.ema_names)
+        if name is None:
+            raise InputError(f"ema {ema!r} is not in this model; present: {', '.join(self.ema_names) or 'none'}")
+        return None if name == self.card.get("ema") else name
+
+    def _network(self, ema: str | float | None) -> nn.Module:
+        name = None if ema is None else self.weights_for(ema)
+        if name is None:
             return self.network
-        if ema not in self._ema:
-            known = ", ".join(self.ema_names) or "none"
-            raise InputError(f"ema {ema!r} is not in this model; present: {known}")
         with self._lock:
-            if ema not in self._ema_networks:
+            if name not in self._ema_networks:
                 network = copy.deepcopy(self.network)
-                network.load_state_dict(self._ema[ema])
-                self._ema_networks[ema] = network
-            return self._ema_networks[ema]
+                network.load_state_dict(self._ema[name])
+                self._ema_networks[name] = network
+            return self._ema_networks[name]
 
     # ---- files
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from atonce.core.errors import InputError
 from atonce.core.streams import Stream, uniform
 from atonce.networks.build import NetworkConfig
 from atonce.preconditioning import Preconditioning
-from atonce.sampling.times import check_times
+from atonce.sampling.times import check_steps, check_times, denoiser_times, restart_times
 
 MOST = 1 << 53  # images of one call and their indices; memory sets a lower limit by far
 
@@ -222,6 +223,63 @@ def refuse_no_class(card: Mapping[str, Any], label: Tensor | None) -> None:
     """
     if label is not None and no_class_is_known(card) is False and bool((label < 0).any()):
         raise InputError(f"label {int(label.min())} means no class, and this model was never trained without: give classes")
+
+
+def sample_times(config: ModelConfig, steps: int, sigmas: Sequence[float] | None, sampler: str) -> list[float]:
+    """Where the intervals of sampling start.
+
+    Args:
+        config: Of the model.
+        steps: Intervals.
+        sigmas: Starting noise levels, instead.
+        sampler: Name of the sampler.
+
+    Returns:
+        Noise levels, descending; those of a denoiser hold the end of the last interval too.
+
+    Raises:
+        InputError: The sampler does not fit the model, or a value is out of range.
+    """
+    denoiser, end = config.kind == "denoiser", config.preconditioning.sigma_end
+    allowed = ("auto", "heun", "euler") if denoiser else ("auto", "restart")
+    if sampler not in allowed:
+        raise InputError(f"sampler {sampler!r} does not fit a {config.kind} model; possible: {', '.join(allowed)}")
+    check_steps(steps)
+    if sigmas is not None:
+        times = check_times(sigmas, end, config.sigma_max)
+        return [*times, 0.0] if denoiser else times
+    if steps in config.time_points:
+        return [*config.time_points[steps], *([0.0] if denoiser else [])]
+    if denoiser:
+        return denoiser_times(steps, config.sigma_min, config.sigma_max)
+    return restart_times(steps, config.sigma_max, config.preconditioning.sigma_data)
+
+
+def student_for(card: Mapping[str, Any], names: Collection[str], steps: int, own_times: bool) -> str | None:
+    """The weights for a number of steps, where each student of progressive distillation has learnt one.
+
+    Args:
+        card: The model's card; ``student_steps`` says how many steps the default weights have learnt.
+        names: Further sets of weights; those of students are called ``4-steps``.
+        steps: Intervals that are asked for.
+        own_times: Whether the caller gives time points of his own, which no student need have learnt.
+
+    Returns:
+        A name; ``None`` for the default weights.
+
+    Raises:
+        InputError: No student has learnt this number.
+    """
+    learnt = card.get("student_steps")
+    if not isinstance(learnt, int) or steps == learnt:
+        return None
+    if (name := f"{steps}-steps") in names or own_times:
+        return name if name in names else None
+    known = sorted([learnt, *(int(found[1]) for n in names if (found := re.fullmatch(r"(\d+)-steps", n)))])
+    raise InputError(
+        f"steps is {steps}, and each student of progressive distillation takes the steps it has learnt, here "
+        f"{', '.join(map(str, known))}: choose one of these, or name the weights with ema"
+    )
 
 
 def _whole_tensor(values: Any, name: str) -> Tensor:

@@ -203,8 +203,9 @@ def model_card(model: ConsistencyModel) -> str:
         "---",
         f"library_name: {LIBRARY}",
         f"license: {card.get('licence', 'apache-2.0')}",
-        f"pipeline_tag: {'image-to-image' if model.kind == 'denoiser' else 'unconditional-image-generation'}",
-        "tags: [consistency-model, one-step-generation]",
+        # The hub's only task for images that come from no text and no image; it lists class-conditional models there too.
+        "pipeline_tag: unconditional-image-generation",
+        f"tags: [{', '.join(_tags(model))}]",
         "---",
         "",
         f"# {name}",
@@ -245,6 +246,12 @@ def model_card(model: ConsistencyModel) -> str:
     if recipe := card.get("recipe"):
         lines += ["", "## Recipe", "", "```json", json.dumps(recipe, indent=2), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _tags(model: ConsistencyModel) -> list[str]:
+    """What the hub can search for: the kind of model, and what it takes."""
+    kind = ["diffusion-model"] if model.kind == "denoiser" else ["consistency-model", "one-step-generation"]
+    return [*kind, *(["class-conditional-image-generation"] if model.labels else [])]
 
 
 def is_model_folder(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 import atonce
+from atonce.core import records
+from atonce.core.records import ROUNDING
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -77,13 +80,25 @@ def test_an_ablation_switches_one_thing(module):
         assert len(changed) == 1 or changed <= together[line.group], line.name
 
 
+def test_settings_that_are_not_the_presets_are_named(module):
+    report, recipes = module("methods_report"), atonce.recipes
+    assert report.settings(recipes.cd(images=6400, batch=8, seed=3, network="tiny").as_dict()) == "the preset's"
+    changed = recipes.ct(images=80_000, batch=80, s1=20, mu0=0.5, lr=2e-3, ema=(0.999,)).as_dict()
+    assert report.settings(changed) == "s1 20 (150), mu0 0.5 (0.9), lr 0.002 (0.0004), ema 0.999 (0.9999)"
+    # The published pages say it of every measured line.
+    methods = (BENCHMARKS.parent / "docs" / "methods.md").read_text()
+    for cell in module("methods").cells("digits"):
+        (line,) = [line for line in methods.splitlines() if line.startswith(f"*Measured* {cell.name},")]
+        assert line.endswith(f"*Settings:* {report.settings_text('digits', cell)}.")
+
+
 def test_a_cell_is_trained_measured_and_reported(module, monkeypatch, tmp_path):
     """The whole way at tiny size, with a teacher: train, resume as a no-op, judge, table, page."""
     cells, methods, report = module("cells"), module("methods"), module("methods_report")
     monkeypatch.setattr(cells, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(cells, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(cells, "SAMPLES", 100)
-    monkeypatch.setattr(methods, "BUDGET", {"digits": 320, "fashion-14": 320})
+    monkeypatch.setattr(methods, "BUDGET", {"digits": 800, "fashion-14": 800})
     monkeypatch.setattr(report, "BUDGET", methods.BUDGET)
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "PICTURES", tmp_path / "docs" / "pictures")
@@ -99,14 +114,33 @@ def test_a_cell_is_trained_measured_and_reported(module, monkeypatch, tmp_path):
     assert found["measured"]["2 steps"]["calls"] == 2
     assert found["recipe"]["teacher"].startswith("0, sha256 ")  # no path of the machine in what is committed
     assert str(tmp_path) not in str(found)
+    assert found["command"]
+    assert len(found["commit"]) >= 40
+    assert found["rounding"] == ROUNDING
+    assert found["device"].startswith("cpu")
+    assert found["extractor"]["seen_in_training"] is False
+    assert (found["reference"]["count"], len(found["reference"]["digest"])) == (1797, 64)
+    assert found["measured"]["2 steps"]["sample"] == {"seed": 0, "steps": 2}
+    monkeypatch.setattr(records, "commit", lambda: None)  # a copy without its history
+    with pytest.raises(SystemExit, match="a record must name its commit: say --commit HASH"):
+        cells.judge_cell("methods", "digits", lines["cd-euler"], 0, again=True)
+    monkeypatch.setattr(cells, "SAMPLES", 10)
+    model = tmp_path / "runs" / "methods" / "digits" / "cd-euler" / "0" / "model" / "config.json"
+    values = json.loads(model.read_text())
+    values["card"]["extractors_seen"] = [found["extractor"]["digest"]]
+    model.write_text(json.dumps(values))
+    cells.judge_cell("methods", "digits", lines["cd-euler"], 0, True, "f" * 40)
+    (again,) = cells.results("methods", "digits", "cd-euler")
+    assert (again["commit"], again["extractor"]["seen_in_training"]) == ("f" * 40, True)
     monkeypatch.setattr(atonce, "train", None)
     cells.train_cell("methods", "digits", lines["cd-euler"], 0)  # trained already: nothing is done
     report.write()
     report.write()
     page = (tmp_path / "docs" / "comparison.md").read_text()
-    assert "| improved consistency training | 1 step |  | not run | not run | not run | not run |" in page
+    assert "| improved consistency training | 1 step |  | not run | not run | not run | not run | s1 640 (1280), " in page
     assert (tmp_path / "docs" / "pictures" / "methods-digits.png").stat().st_size > 1000
     text = (tmp_path / "docs" / "methods.md").read_text()
     assert text.count("*Measured* cd-euler, digits: 1 step: ") == 1
+    assert "*Settings:* pairs lognormal-intervals (karras), path euler (heun), distance pseudo-huber (l2)" in text
     assert text.endswith("\nend\n")
     assert torch.get_num_threads() == 1

@@ -11,6 +11,8 @@ import torch
 import atonce
 from atonce.core.errors import ModelFileError
 from atonce.exchange.gallery import gallery_folder, gallery_names
+from atonce.exchange.open import open_model
+from atonce.model_files import model_card
 from atonce.networks.unet import UNetConfig
 
 NETWORK = UNetConfig(8, 1, channels=8, channel_mult=(1,), blocks=1, attention=())
@@ -95,6 +97,8 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
 def test_the_gallery_is_in_the_package_and_opens() -> None:
     assert "digits" in gallery_names()
     assert (gallery_folder() / "digits" / "README.md").exists()
+    for name in gallery_names():  # the page that people see is that of the model
+        assert (gallery_folder() / name / "README.md").read_text() == model_card(open_model(name))
     model = atonce.load("digits")
     assert model.shape == model.image_shape == (1, 8, 8)
     assert model.records

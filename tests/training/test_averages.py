@@ -62,13 +62,22 @@ def test_the_names(run) -> None:
     assert RunFolder(done.folder).read_recipe().ema == EMA
 
 
-@pytest.mark.parametrize("name", ["0.99", "power-0.5", "half-life-1e3", "", "4-steps", "live"])
+@pytest.mark.parametrize("name", ["0.99", "power-0.5", "half-life-1e4", "", "4-steps", "live"])
 def test_names_that_do_not_exist_are_answered_with_those_that_do(run, name: str) -> None:
     done, _ = run
     for model in (done.model, atonce.load(done.folder)):
         with pytest.raises(InputError) as caught:
             model.sample(1, ema=name)
         assert str(caught.value) == f"ema {name!r} is not in this model; present: {', '.join(NAMES)}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"), [("power-0.10", "power-0.1"), (0.9, "0.9"), ("0.90", "0.9"), ("half-life-1e3", "half-life-1000")]
+)
+def test_a_name_may_be_written_in_any_way(run, asked: Any, name: str) -> None:
+    done, _ = run
+    for model in (done.model, atonce.load(done.folder)):
+        assert torch.equal(model.sample(2, ema=asked), model.sample(2, ema=name))
 
 
 @pytest.mark.parametrize(

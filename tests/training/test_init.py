@@ -297,3 +297,121 @@ def test_a_gallery_model_is_a_start(tools, tmp_path: Path) -> None:
     assert saved.init == "digits"
     assert saved.network == model.config.network
     assert saved.sigma_data == model.sigma_data
+
+
+# ---- a student and its teacher
+
+
+def random_start(recipe: Recipe) -> dict[str, Tensor]:
+    return build(recipe.network, recipe.seed).state_dict()  # type: ignore[arg-type]
+
+
+def first_weights(tools: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, recipe: Recipe, **options: Any) -> tuple[Any, Any]:
+    """The weights before the first step, and the recipe that the run keeps."""
+    starts: list[dict[str, Tensor]] = []
+    step = Engine.step
+
+    def first(self: Engine) -> None:
+        starts.append({k: v.clone() for k, v in self.network.state_dict().items()})
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", first)
+        tools.train(folder, recipe, evaluate_images=2, **options)
+    return starts[0], RunFolder(folder).read_recipe()
+
+
+def test_a_student_starts_from_its_teacher_however_the_recipe_was_made(tools, tmp_path: Path, monkeypatch) -> None:
+    teacher, other = make(), make()
+    with torch.no_grad():
+        next(other.network.parameters()).add_(0.1)
+    teacher.save_pretrained(tmp_path / "teacher")
+    short = presets.cd(16, 16, network=UNET, sigma_data=0.75)
+    assert short.init is None
+    named = presets.cd(16, 16, teacher=str(tmp_path / "teacher"), network=UNET, sigma_data=0.75)
+    written = Recipe.from_dict(json.loads(json.dumps(named.as_dict())))  # init and teacher are two equal strings now
+    assert written.init == written.teacher
+    assert written.init is not written.teacher
+    ways = {
+        "replaced": (dataclasses.replace(short, teacher=other), {}),
+        "passed": (short, {"teacher": other}),
+        "renamed": (written, {"teacher": other}),
+        "path": (dataclasses.replace(written, init=tmp_path / "teacher"), {"teacher": other}),
+    }
+    for name, (recipe, options) in ways.items():
+        start, saved = first_weights(tools, monkeypatch, tmp_path / name, recipe, **options)
+        tools.assert_same_tensors(start, dict(other.network.state_dict()))
+        assert saved.init == saved.teacher == model_identity(other), name
+    kept, saved = first_weights(tools, monkeypatch, tmp_path / "kept", dataclasses.replace(short, init=teacher), teacher=other)
+    tools.assert_same_tensors(kept, dict(teacher.network.state_dict()))  # an init of its own stays
+    assert (saved.init, saved.teacher) == (model_identity(teacher), model_identity(other))
+
+
+def test_random_weights_are_asked_for_by_name(tools, tmp_path: Path, monkeypatch) -> None:
+    recipe = presets.cd(16, 16, teacher=make(), network=UNET, sigma_data=0.75, init="random")
+    start, saved = first_weights(tools, monkeypatch, tmp_path / "run", recipe)
+    tools.assert_same_tensors(start, dict(random_start(recipe)))
+    assert saved.init == "random"
+    alone, _ = first_weights(tools, monkeypatch, tmp_path / "ct", presets.ct(16, 16, network=UNET, init="random"))
+    tools.assert_same_tensors(alone, dict(random_start(recipe)))
+    gentle = presets.ict(6400, 16, network="ncsnpp", init="random").resolve(32, 3, 0, 0.5).network
+    assert gentle == presets.ict(6400, 16, network="ncsnpp").resolve(32, 3, 0, 0.5).network
+
+
+# ---- going on to something else is allowed, and said
+
+LETTERS = tuple("abcdefghij")
+
+
+def noted(tools: Any, folder: Path, **changes: Any) -> tuple[list[str], str | None]:
+    run = tools.train(folder, presets.ect(32, 16, **changes), evaluate_images=2, log_every=16)
+    log = tools.log_of(folder)
+    assert all("notes" not in line for line in log[1:])  # once
+    assert atonce.load(folder).card.get("transfer") == run.model.card.get("transfer")
+    return log[0].get("notes", []), run.model.card.get("transfer")
+
+
+def test_other_classes_and_noise_levels_are_in_the_log_and_on_the_card(tools, tmp_path: Path) -> None:
+    lettered = make(dataclasses.replace(UNET, labels=10), labels=LETTERS, sigma_min=0.01, sigma_max=20.0)
+    notes, card = noted(tools, tmp_path / "run", init=lettered, conditional=True)
+    assert notes == [
+        "the classes of init are a, b, c, d, ... (10), here they are 0, 1, 2, 3, ... (10): each starts as the one in its place",
+        "init has learnt noise levels from 0.01 to 20, here they are 0.002 to 80: those outside start untrained",
+    ]
+    assert card == "; ".join(notes)
+    assert f"| transfer | {card} |" in (tmp_path / "run" / "model" / "README.md").read_text()
+    tools.train(tmp_path / "run", presets.ect(32, 16, init=lettered, conditional=True))  # a finished run says nothing more
+    assert sum("notes" in line for line in tools.log_of(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        make(dataclasses.replace(UNET, labels=10), labels=tuple(map(str, range(10)))),
+        make(dataclasses.replace(UNET, labels=10)),  # classes that nobody has named
+        make(),
+        make(sigma_min=0.001, sigma_max=100.0),
+    ],
+    ids=["same", "unnamed", "unconditional", "wider"],
+)
+def test_nothing_is_said_where_there_is_nothing_to_say(tools, tmp_path: Path, init: ConsistencyModel) -> None:
+    assert noted(tools, tmp_path / "run", init=init, conditional=True) == ([], None)
+
+
+def test_a_killed_run_says_it_once_too(tools, tmp_path: Path, monkeypatch) -> None:
+    recipe, options = presets.ect(64, 16, init=make(sigma_max=20.0), dropout=0.0), {"log_every": 32, "evaluate_images": 2}
+    tools.train(tmp_path / "whole", recipe, **options)
+    step = Engine.step
+
+    def die(self: Engine) -> None:
+        if self.images_seen == 16:  # the note is in the checkpoint, and not in the log yet
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", die)
+        with pytest.raises(KeyboardInterrupt):
+            tools.train(tmp_path / "run", recipe, checkpoint_seconds=0, **options)
+    tools.train(tmp_path / "run", recipe, **options)
+    tools.assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert [len(line.get("notes", [])) for line in tools.log_of(tmp_path / "run")][:2] == [1, 0]

@@ -193,14 +193,14 @@ def run(tools, teacher, tmp_path_factory):
 def test_the_students_of_four_and_two_steps_are_kept(tools, run) -> None:
     done, ends = run
     for model in (done.model, ConsistencyModel.from_pretrained(done.folder / "model")):
-        assert model.ema_names == ["0", "4-steps", "2-steps"]
+        assert model.ema_names == ["1-step", "4-steps", "2-steps"]
         assert (model.kind, model.config.sampler) == ("denoiser", "euler")
         for name, seen in ((None, 192), ("4-steps", 64), ("2-steps", 128)):
             tools.assert_same_tensors(dict(model._network(name).state_dict()), ends[seen])
     assert not torch.equal(done.model.sample(2, ema="4-steps"), done.model.sample(2, ema="2-steps"))
 
 
-@pytest.mark.parametrize(("steps", "ema"), [(1, None), (1, "0"), (2, "2-steps"), (4, "4-steps")])
+@pytest.mark.parametrize(("steps", "ema"), [(1, None), (1, "1-step"), (2, "2-steps"), (4, "4-steps")])
 def test_a_student_is_sampled_on_its_own_grid(run, steps: int, ema: str | None) -> None:
     """Euler's steps on the levels it was trained at, one call each; so the first to third student agree where they must."""
     model, seen = run[0].model, []
@@ -223,6 +223,39 @@ def test_a_student_is_sampled_on_its_own_grid(run, steps: int, ema: str | None) 
         assert seen[-1]["calls"] == 2 * steps - 1
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_student_is_the_one_that_has_learnt_the_steps(run, steps: int) -> None:
+    name = {1: "1-step", 2: "2-steps", 4: "4-steps"}[steps]
+    for model in (run[0].model, ConsistencyModel.from_pretrained(run[0].folder / "model")):
+        images = model.sample(3, steps, 5)
+        assert torch.equal(images, model.sample(3, steps, 5, ema=name))
+        others = [other for other in ("1-step", "2-steps", "4-steps") if other != name]
+        assert not any(torch.equal(images, model.sample(3, steps, 5, ema=other)) for other in others)
+        grid = halving_grid(make(None), steps)[:-1]
+        assert torch.equal(model.sample(3, seed=5, sigmas=grid), images)  # also where the levels are given
+
+
+@pytest.mark.parametrize("steps", [3, 8, 18])
+def test_steps_that_no_student_has_learnt_are_refused(run, steps: int) -> None:
+    with pytest.raises(InputError, match=f"steps is {steps}, and each student .* here 1, 2, 4: choose one of these, or name"):
+        run[0].model.sample(1, steps)
+    assert torch.isfinite(run[0].model.sample(1, steps, ema="1-step")).all()
+    assert torch.isfinite(run[0].model.sample(1, sigmas=[80.0, 5.0, 1.0])).all()
+
+
+def test_a_model_saved_on_the_way_is_the_student_of_its_stage(tools, teacher, tmp_path) -> None:
+    recipe, cards = make(teacher, images=192), []
+    from atonce.training.loop import _Loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        model_of = _Loop.model
+        patch.setattr(_Loop, "model", lambda self: (cards.append((m := model_of(self)).card), m)[1])
+        tools.train(tmp_path / "run", recipe, evaluate_every=64)
+    named = [(card["images_seen"], card["student_steps"], card["ema"]) for card in cards]
+    assert named[:3] == [(64, 4, "4-steps"), (128, 2, "2-steps"), (192, 1, "1-step")]
+    assert ["weights" in card for card in cards[:3]] == [False, False, True]
+
+
 def test_the_card_says_what_the_weights_are(run) -> None:
     text = (run[0].folder / "model" / "README.md").read_text()
     assert "| weights | the one-step student; those of two and four steps are kept under the names of ema |" in text
@@ -230,7 +263,7 @@ def test_the_card_says_what_the_weights_are(run) -> None:
     assert '"teacher_steps": 8' in text
 
 
-@pytest.mark.parametrize(("steps", "names"), [(2, ["0"]), (4, ["0", "2-steps"])])
+@pytest.mark.parametrize(("steps", "names"), [(2, ["1-step"]), (4, ["1-step", "2-steps"])])
 def test_short_chains_keep_what_there_is(tools, teacher, tmp_path, steps: int, names: list[str]) -> None:
     model = tools.train(tmp_path / "run", make(teacher, images=64, steps=steps)).model
     assert model.ema_names == names

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import atonce
 from atonce.core.errors import InputError
+from atonce.model_files import model_identity
 from atonce.networks.unet import UNetConfig, ncsnpp
 from atonce.noise.curricula import n_ict
-from atonce.training.presets import PRESETS, ct, diffusion, digits, ect, ict
+from atonce.training.presets import PRESETS, cd, ct, diffusion, digits, ect, ict
 from atonce.training.recipe import _RANGES, Recipe
 
 NETWORK = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,))
@@ -161,6 +164,43 @@ def test_differences_name_what_differs() -> None:
 def test_from_dict_refuses(values: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError, match=text):
         Recipe.from_dict(values)
+
+
+def test_a_recipe_that_holds_a_model_is_printed_hashed_and_saved() -> None:
+    model = atonce.load("digits")
+    name = model_identity(model)
+    recipe = cd(teacher=model)
+    values = json.loads(json.dumps(recipe.as_dict()))
+    assert (values["init"], values["teacher"]) == (name, name)
+    assert recipe.digest() == cd(teacher=name).digest() != cd(teacher="digits").digest()
+    assert ict(init=model).digest() == ict(init=name).digest()
+    assert repr(recipe) == repr(cd(teacher=name))
+    assert len(repr(recipe)) < 1500
+    assert "\n" not in repr(recipe)
+    assert f"teacher={name!r})" in repr(recipe)
+    assert json.loads(json.dumps(ict(init=Path("runs/a")).as_dict()))["init"] == "runs/a"
+    assert recipe.differences(cd(teacher=name)) == []
+
+
+@pytest.mark.parametrize("field", ["init", "teacher"])
+@pytest.mark.parametrize("value", [3, 0.5, True, ["digits"], b"digits"])
+def test_what_is_no_model(field: str, value: Any) -> None:
+    with pytest.raises(
+        InputError, match=rf"recipe field {field} is .*, must be a model, its name, a folder or a hub id"
+    ) as caught:
+        Recipe(**{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_lists_are_as_good_as_tuples() -> None:
+    assert ict(ema=[0.9, "power-0.1"]) == ict(ema=(0.9, "power-0.1"))
+    assert hash(ict(ema=[0.9])) == hash(ict(ema=(0.9,)))
+    guided = cd(teacher="t", conditional=True, guidance=[1.0, 4.0])
+    assert guided == cd(teacher="t", conditional=True, guidance=(1.0, 4.0))
+    with pytest.raises(InputError, match=r"guidance is \(4.0, 1.0\), must be a scale"):
+        cd(teacher="t", conditional=True, guidance=[4.0, 1.0])
+    with pytest.raises(InputError, match="ema is "):
+        ict(ema=[])
 
 
 def test_steps_are_whole_batches() -> None:

@@ -15,6 +15,7 @@ import atonce
 from atonce.core.distribution import World
 from atonce.core.errors import InputError
 from atonce.core.streams import Stream, normal, uniform
+from atonce.data.augment import AUGMENT_LABELS, augment
 from atonce.data.dataset import ImageData
 from atonce.data.sources import open_data
 from atonce.model import ConsistencyModel, Guidance, ModelConfig
@@ -93,6 +94,31 @@ def test_the_teacher_is_called_as_the_model_is() -> None:
     without = CONDITIONAL(x, sigma)
     torch.testing.assert_close(guided, without + w[:, None, None, None] * (with_class - without), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(guided[1], without[1], rtol=1e-4, atol=1e-4)  # no class: nothing to be guided by
+
+
+# ---- augmentation: the teacher is told what was done to the image
+
+
+@pytest.mark.parametrize("guidance", [None, 2.5], ids=["plain", "guided"])
+def test_the_teacher_is_told_the_augmentations(guidance: float | None) -> None:
+    config = dataclasses.replace(LABELLED, augment_labels=AUGMENT_LABELS)
+    teacher = make(config, labels=DIGITS, guidance=Guidance("free"))
+    recipe = conditional(network=config, augment=0.6, guidance=guidance)
+    made = Engine(recipe, Data(10), World(), Options(precision="fp32"), teacher=teacher)  # type: ignore[arg-type]
+    told: list[Tensor | None] = []
+    teacher.network.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs.get("augment")), with_kwargs=True)
+    index = torch.arange(40, 56)
+    made.terms(index, stage_at(recipe, 0), torch.float32)
+    _, labels = augment(Data(10).batch(index)[0], 0, index, 0.6)
+    assert float(labels.abs().sum()) > 1
+    assert len(told) == 2  # Heun's two calls
+    for given in told:
+        assert given is not None
+        assert torch.equal(given, labels if guidance is None else torch.cat([labels, labels]))
+    x, t = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.full((16,), 2.0)
+    plain: dict[str, Any] = {"dtype": torch.float32, "label": None, "guidance": None}
+    changed = denoise(teacher, x, t, **plain, augment=labels) - denoise(teacher, x, t, **plain)
+    assert float(changed.abs().max()) > 1e-3  # and it hears
 
 
 # ---- guidance in the engine
@@ -273,8 +299,13 @@ def unlabelled() -> ImageData:
         ({"teacher": CONDITIONAL}, r"the teacher is class-conditional \(10 labels\): give the recipe conditional=True"),
         (LABELS | {"teacher": FEW}, r"the teacher's labels are cat, dog, owl \(3\), the data's 0, 1, 2, 3, ... \(10\)"),
         (
+            LABELS | {"teacher": make(dataclasses.replace(PLAIN, labels=4))},
+            r"the teacher's labels are 0, 1, 2, 3 \(4\), the data's 0, 1, 2, 3, ... \(10\): they must be the same",
+        ),
+        (
             LABELS | {"teacher": NAMED},
-            r"the teacher's labels are digit 0, digit 1, digit 2, digit 3, ... \(10\), the data's 0, 1, 2",
+            r"the teacher's labels are digit 0, digit 1, digit 2, digit 3, ... \(10\), the data's 0, 1, 2.*: they must be the "
+            "same; name the classes of the data so, in this order, or train a teacher on these data",
         ),
         (LABELS | {"teacher": SURE, "guidance": 2.0}, "guidance 2.0 needs a teacher that knows images without a class"),
         (LABELS | {"teacher": SURE, "guidance": (1.0, 2.0)}, r"guidance \(1.0, 2.0\) needs a teacher .* label_dropout=0.1"),
@@ -300,6 +331,21 @@ def test_what_does_not_fit_is_named_before_the_folder_is_made(tools, tmp_path: P
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("preset", ["cd", "progressive"])
+def test_classes_without_names_go_with_any(tools, tmp_path: Path, preset: str) -> None:
+    """A teacher whose classes are numbers and data with names, and the other way round; the student has the data's."""
+    plain = open_data("digits")
+    named = dataclasses.replace(plain, label_names=tuple(f"class {i}" for i in range(10)))
+    changes: dict[str, Any] = {"conditional": True, "images": 32, "batch": 16}
+    changes |= {"teacher_steps": 4} if preset == "progressive" else {}
+    recipe = presets.PRESETS[preset](teacher=make(LABELLED), **changes)
+    model = tools.train(tmp_path / "run", recipe, named, evaluate_images=2).model
+    assert model.labels == list(named.label_names)
+    numbered = dataclasses.replace(plain, label_names=None)
+    recipe = presets.PRESETS[preset](teacher=make(LABELLED, labels=named.label_names), **changes)
+    assert tools.train(tmp_path / "other", recipe, numbered, evaluate_images=2).finished
 
 
 @pytest.mark.parametrize("preset", ["ict", "ct", "ect", "diffusion"])

@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import atonce
 from atonce import cli
 from atonce.model import ConsistencyModel, Guidance, ModelConfig
 from atonce.networks.unet import UNetConfig
 from atonce.preconditioning import Preconditioning
+from atonce.sampling.ode import Churn
 from atonce.training.rundir import RunFolder
 
 PLAIN = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1,), blocks=1, attention=())
@@ -85,3 +88,31 @@ def test_the_command_distils_and_samples_with_guidance(capsys, saved: Path) -> N
     status, _, err = call(capsys, "sample", saved / "teacher", *sample[2:], "--guidance", 2)
     assert status == 2
     assert "guidance=2: this model was not trained with guidance" in err
+
+
+def test_the_command_samples_with_churn(capsys, saved: Path) -> None:
+    """Fresh noise changes the images of a denoiser, as in Python; other models refuse it, in one line."""
+    words = ["sample", saved / "teacher", "--n", 4, "--steps", 4, "--json", "--quiet"]
+    churn = ["--churn", 2, "--churn-min", 0.05, "--churn-max", 50, "--churn-noise", 1.003]
+    for name, further in (("plain", []), ("churned", churn)):
+        assert call(capsys, *words, *further, "--out", saved / f"{name}.npz")[0] == 0
+    plain, churned = (np.load(saved / f"{name}.npz")["arr_0"] for name in ("plain", "churned"))
+    assert not np.array_equal(plain, churned)
+    model = atonce.load(saved / "teacher")
+    expected = atonce.to_uint8(model.sample(4, 4, churn=Churn(2.0, 0.05, 50.0, 1.003)))
+    assert np.array_equal(churned, expected.permute(0, 2, 3, 1).numpy())
+    status, _, err = call(capsys, *words, "--churn", 3, "--out", saved / "churned.npz")  # another job, so another output
+    assert status == 2
+    assert "churn" in err
+    for further, said in (
+        (["--churn-noise", 1.1], "give --churn too"),
+        (["--churn", -1], "S_churn is -1.0, must be a finite number of at least 0"),
+        (["--churn", 2, "--churn-min", 5, "--churn-max", 1], "S_min is 5.0 and S_max 1.0"),
+    ):
+        status, out, err = call(capsys, *words, *further, "--out", saved / "x.png")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+    status, out, err = call(capsys, "sample", "digits", "--n", 4, "--churn", 2, "--out", saved / "x.png")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "churn is for the solvers of denoisers, this is a consistency model: leave it out" in err
+    assert not (saved / "x.png").exists()

@@ -386,7 +386,7 @@ def refused(capsys: pytest.CaptureFixture[str], words: str) -> str:
         ("inpaint digits in.png --mask small.png", "the mask small.png is 4x4, the image 8x8"),
         ("inpaint digits in.png --mask black.png", "no white pixel"),
         ("inpaint digits big.png --mask mask.png", "big.png is 12x10, and 8x8 is needed: give --fit crop"),
-        ("inpaint digits in.png --mask mask.png --labels 3", "no classes: leave --labels out"),
+        ("inpaint digits in.png --mask mask.png --labels 3", "this model is unconditional: leave them out"),
         ("inpaint digits in.png --mask mask.png --steps 0", "steps is 0"),
         ("inpaint digits in.png --mask mask.png --n 0", "n is 0, must be at least 1"),
         ("inpaint digits in.png --mask mask.png --batch 0", "batch is 0"),

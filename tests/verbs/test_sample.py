@@ -17,9 +17,9 @@ import torch
 
 import atonce
 from atonce import cli
+from atonce.core.choices import class_numbers
 from atonce.core.errors import InputError
 from atonce.data.sources import open_data
-from atonce.verbs.classes import class_numbers
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 MANY = ["digits", "--n", "320", "--batch", "4"]  # a second or two of work, in parts that are soon there

@@ -51,7 +51,7 @@ def storage_errors(path: Path | str) -> Iterator[None]:
         raise StorageError(text) from error
 
 
-def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path | str, write: Callable[[Path], None], *, mode: int = 0o644) -> None:
     """Let ``write`` fill a temporary file in the same folder, then put it in place durably.
 
     A reader sees the old content or the new, never a part; after a crash at any moment one of the two is there.
@@ -59,6 +59,7 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
     Args:
         path: Where the content ends up.
         write: Receives the temporary path and writes the whole content to it.
+        mode: Permissions of the file; until it is whole, only its owner can read it.
 
     Raises:
         StorageError: The content could not be written; ``path`` is as it was.
@@ -73,7 +74,7 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -108,3 +109,33 @@ def write_text(path: Path | str, content: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON atomically (see :func:`write_atomic`)."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a folder against other processes of ours; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        folder: The folder.
+        wait: Wait until it is free.
+
+    Yields:
+        Whether it is held; also true where the system or the disk knows no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except BlockingIOError:
+            held = False
+        except OSError:
+            held = True
+        yield held
+    finally:
+        os.close(handle)

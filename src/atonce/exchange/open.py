@@ -1,4 +1,4 @@
-"""Open a model by whatever a user has: a gallery name, a run, a model folder, a hub id."""
+"""Open a model by whatever a user has: a gallery name, a run, a model folder, a registry entry, a hub id."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atonce.core.errors import MissingExtraError, ModelFileError
 from atonce.exchange.gallery import gallery_folder, gallery_names
+from atonce.exchange.registry import current, is_registry_entry
 from atonce.model import ConsistencyModel
 from atonce.model_files import is_model_folder
 from atonce.training.rundir import RunFolder
@@ -16,8 +17,8 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     """Open a model.
 
     Args:
-        name_or_path: A gallery name, a run folder, a model folder or a hub id. A run or model folder of that name wins over the
-            gallery, and the gallery over any other folder.
+        name_or_path: A gallery name, a run folder, a model folder, a registry entry (its version in use) or a hub id. A run,
+            model folder or entry of that name wins over the gallery, and the gallery over any other folder.
 
     Returns:
         The model, on the CPU.
@@ -31,6 +32,8 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     except OSError:  # a name that is too long, a folder that may not be entered
         is_folder, is_there, in_folder = False, False, True
     known = text in gallery_names()
+    if is_folder and is_registry_entry(path):
+        return ConsistencyModel.from_pretrained(current(path)[1])
     if is_folder and (not known or RunFolder(path).recipe_file.exists() or is_model_folder(path)):
         return ConsistencyModel.from_pretrained(_in_run(path))
     if known:
@@ -58,6 +61,8 @@ def model_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
         A model folder of ours; ``None`` for the gallery and the hub.
     """
     path = Path(name_or_path).expanduser()
+    if is_registry_entry(path):
+        return current(path)[1]
     if path.resolve().is_relative_to(gallery_folder()):
         return None
     if is_model_folder(path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -108,9 +111,11 @@ def _torchmetrics_file(source: str | Path | None) -> Path:
 def _download() -> Mapping[str, Tensor]:
     """VGG16 of torchvision, from the cache of torch.hub or its server, held against the checksum in its name."""
     try:
-        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
-            URL, map_location="cpu", check_hash=True, weights_only=True
-        )
+        both = _Announced(sys.stderr)  # standard output is for results
+        with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):
+            state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+                URL, map_location="cpu", check_hash=True, weights_only=True
+            )
     except (OSError, RuntimeError) as problem:
         reason = getattr(problem, "reason", problem)
         raise InputError(
@@ -118,3 +123,27 @@ def _download() -> Mapping[str, Tensor]:
             f"the file in {VARIABLE}; {_OFFLINE}"
         ) from problem
     return state
+
+
+class _Announced:
+    """A stream that holds back the line in which torch.hub announces a download until something of it has come.
+
+    Where nothing comes, the error is the only line.
+
+    Args:
+        stream: Where all goes.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._held = stream, ""
+
+    def write(self, text: str) -> int:
+        if text.startswith("Downloading: "):
+            self._held = text
+        else:
+            self._stream.write(self._held + text)
+            self._held = ""
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

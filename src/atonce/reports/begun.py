@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atonce.core.errors import InputError
+from atonce.core.files import lock as lock
 
 Facts = Mapping[str, Any]
 
@@ -83,33 +83,3 @@ def read_manifest(file: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, TypeError) as problem:
         raise InputError(f"{file} is damaged: delete {file.parent} or choose another name") from problem
-
-
-@contextlib.contextmanager
-def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a folder against other processes of ours; the system lets go of it when the process ends, however it ends.
-
-    Args:
-        folder: The folder.
-        wait: Wait until it is free.
-
-    Yields:
-        Whether it is held; also true where the system or the disk knows no locks.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not a Unix
-        yield True
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        except BlockingIOError:
-            held = False
-        except OSError:
-            held = True
-        yield held
-    finally:
-        os.close(handle)

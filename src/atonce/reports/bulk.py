@@ -171,6 +171,7 @@ def _make(
                 sampler=job.sampler,
                 ema=job.ema,
                 batch=cell.size,
+                churn=job.churn,
                 callback=step,
             )
             if not made:

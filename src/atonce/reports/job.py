@@ -15,6 +15,7 @@ from atonce.core.version import VERSION
 from atonce.model import ConsistencyModel
 from atonce.model_config import Sampler, checked_labels, drawn_labels, guidance_scale
 from atonce.model_files import config_to_dict, model_identity
+from atonce.sampling.ode import Churn
 
 MOST = 100_000_000  # images of one command; their labels and cells are kept in memory
 
@@ -35,6 +36,7 @@ class Job:
         guidance: Scale of guidance.
         ema: Name of a set of weights.
         batch: Images computed together; default 256 on a GPU, 64 elsewhere.
+        churn: Fresh noise that the solver of a denoiser adds.
     """
 
     n: int
@@ -48,6 +50,7 @@ class Job:
     guidance: float | None = None
     ema: str | None = None
     batch: int | None = None
+    churn: Churn | None = None
 
 
 def checked(model: ConsistencyModel, job: Job) -> Tensor | None:
@@ -81,7 +84,8 @@ def checked(model: ConsistencyModel, job: Job) -> Tensor | None:
         index = torch.arange(job.first, job.first + job.n) if job.seeds is None else torch.zeros(job.n, dtype=torch.int64)
         labels = drawn_labels(keys, index, classes)
     guidance_scale(model.config.guidance, job.guidance, labels)
-    model.sample(0, job.steps, job.seed, sigmas=job.sigmas, sampler=job.sampler, ema=job.ema)  # checks the others
+    others = {"sigmas": job.sigmas, "sampler": job.sampler, "ema": job.ema, "churn": job.churn}
+    model.sample(0, job.steps, job.seed, **others)  # type: ignore[arg-type]  # checks them
     return labels
 
 
@@ -105,6 +109,7 @@ def facts_of_job(model: ConsistencyModel, job: Job, batch: int) -> dict[str, Any
         "sigmas": None if job.sigmas is None else [float(sigma) for sigma in job.sigmas],
         "sampler": job.sampler,
         "guidance": job.guidance,
+        "churn": None if job.churn is None else str(job.churn),
         "batch": batch,
         "device": f"{model.device.type} {str(model.dtype).removeprefix('torch.')}",
         "seed": job.seed if job.seeds is None else None,

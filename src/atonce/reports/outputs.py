@@ -5,6 +5,7 @@ Images come in parts, so that no more than one of them is in memory (a grid, whi
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -130,6 +131,25 @@ def write_output(
         else:
             _write_arrays(archive, parts, shape, labels)
         archive.comment = f"{MARK} {text}".strip().encode()
+
+
+def npz_bytes(images: Tensor, labels: Tensor | None = None, facts: Mapping[str, Any] | None = None) -> bytes:
+    """Images as the content of an npz file, as :func:`write_output` writes it.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: Classes int64 [N]; negative means none.
+        facts: How they were made, kept in the file.
+
+    Returns:
+        The content.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", allowZip64=True) as archive:
+        n, c, h, w = images.shape
+        _write_arrays(archive, [images], (n, c, h, w), labels)
+        archive.comment = f"{MARK} {json.dumps(facts) if facts else ''}".strip().encode()
+    return content.getvalue()
 
 
 def _write_pictures(archive: zipfile.ZipFile, parts: Iterable[Tensor], first: int, labels: Tensor | None) -> None:

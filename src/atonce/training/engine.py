@@ -28,7 +28,7 @@ from atonce.training.ema import Average, decay_at
 from atonce.training.flat import FlatParameters
 from atonce.training.options import Options, has_bf16
 from atonce.training.recipe import DISTILLED, Recipe
-from atonce.training.schedule import Stage, draw_middle, draw_pairs, learning_rate, stage_at
+from atonce.training.schedule import Stage, draw_middle, draw_pairs, learning_rate, stage_at, student_name
 from atonce.training.teacher import denoise
 
 BINS = 8  # of ln sigma, for what is logged by noise level
@@ -205,7 +205,7 @@ class Engine:
         assert self.target is not None
         self.target_flat.values.copy_(self.flat.values)
         if (steps := ended.points - 1) <= KEPT_STEPS:
-            self.kept[f"{steps}-steps"] = self.flat.values.detach().clone()
+            self.kept[student_name(steps)] = self.flat.values.detach().clone()
 
     def _microbatches(self) -> Iterator[Tensor]:
         """Global indices of this process's share of the batch, in passes."""

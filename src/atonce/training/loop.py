@@ -35,7 +35,7 @@ from atonce.training.recipe import Recipe
 from atonce.training.rundir import RunFolder, empty_beside, replace_folder
 from atonce.training.schedule import learning_rate, stage_at
 from atonce.training.sinks import Events
-from atonce.training.start import resolve, run_facts, starting_weights
+from atonce.training.start import resolve, run_facts, starting_weights, transfers
 from atonce.training.stopping import stop_requests
 from atonce.training.teacher import check_teacher
 
@@ -117,7 +117,8 @@ def fit(
         if all_sum(torch.tensor(float(problem is not None))) > 0:
             raise problem or InputError("process 0 cannot use the run folder; its message says why")
         seen = seen_digests(getattr(init, "card", None)) | seen_digests(getattr(teacher, "card", None))
-        return _Loop(resolved, data, folder, world, options, start, teacher, seen, callback).run()
+        notes = [] if init is None else transfers(init, resolved, data)
+        return _Loop(resolved, data, folder, world, options, start, teacher, seen, notes, callback).run()
 
 
 class _Stopped(Exception):
@@ -135,10 +136,11 @@ class _Loop:
         start: dict[str, Tensor] | None,
         teacher: ConsistencyModel | None,
         seen: frozenset[str],
+        transfers: list[str],
         callback: Callback | None,
     ) -> None:
         self.recipe, self.data, self.folder, self.world = recipe, data, folder, world
-        self.options, self.callback, self.seen = options, callback, seen
+        self.options, self.callback, self.seen, self.transfers = options, callback, seen, transfers
         self.progress: Progress | None = None
         self.events: Events | None = None
         self.monitor: Monitor | None = None
@@ -189,6 +191,8 @@ class _Loop:
         engine, main, alone = self.engine, self.world.is_main, self.world.size == 1
         if main:
             self.monitor = Monitor.of(self.data, self.options.evaluate_images)
+        for text in self.transfers if engine.images_seen == 0 else ():
+            self.note(text)
         saved, stopped = time.monotonic(), False
         while not stopped and (self.due or engine.images_seen < self.total):
             at_log = False
@@ -218,12 +222,15 @@ class _Loop:
         engine = self.engine
         config = model_config(self.recipe, engine.preconditioning, self.data.label_names)
         names = [*engine.averages, *engine.kept]
+        stage = stage_at(self.recipe, max(engine.images_seen - self.recipe.batch, 0))  # of the last batch
         card = {
             "name": self.folder.path.resolve().name,
-            **model_facts(self.recipe),
+            **model_facts(self.recipe, stage.points - 1),
             "data": f"{self.data.name} ({len(self.data):,} images, sha256 {self.data.digest()[:16]})",
             "images_seen": engine.images_seen,
         }
+        if self.transfers:
+            card["transfer"] = "; ".join(self.transfers)
         if seen := sorted(self.seen | ({engine.distance.digest} if isinstance(engine.distance, FeatureDistance) else set())):
             card["extractors_seen"] = seen
         model = ConsistencyModel(config, ema={name: engine.weights(name) for name in names[1:]}, card=card)

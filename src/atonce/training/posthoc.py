@@ -23,7 +23,9 @@ from torch import Tensor
 
 from atonce.core.errors import InputError, ModelFileError
 from atonce.core.files import write_atomic
+from atonce.model import ConsistencyModel
 from atonce.training.ema import Rate, gamma_of, name_of, parse_rate
+from atonce.training.rundir import RunFolder
 
 WARN = 0.1  # residual above which the reconstruction is said to be rough
 LIMIT = 0.5  # residual above which it is refused: it would be another average than the one asked for
@@ -237,6 +239,43 @@ def reconstruct(folder: Path | str, sigma_rel: float, *, at: int | None = None) 
     for snapshot, share in used:
         _add(snapshot, share, total, kinds)
     return {name: value.to(kinds[name][0]) for name, value in total.items()}, residual
+
+
+def average(run: Path | str, sigma_rel: float, *, at: int | None = None) -> tuple[ConsistencyModel, str, float]:
+    """The model of a run with one more set of weights: the power-function average of any width, made after the training.
+
+    Args:
+        run: The run folder.
+        sigma_rel: Width of the average asked for.
+        at: Its time in images; default: the last snapshot's.
+
+    Returns:
+        The model (nothing is written), the name under which ``sample(ema=...)`` finds the weights (``power-0.07``, with a time
+        ``power-0.07-at-64000``), and the residual of :func:`coefficients`.
+
+    Raises:
+        InputError: The run kept no snapshots, the width or time is out of their range, or the residual is above 0.5.
+        ModelFileError: The run has no model yet, or a snapshot is damaged or of another network.
+    """
+    folder = RunFolder(run)
+    folder.read_recipe()  # it is a run
+    name = name_of(Rate("power", sigma_rel)) + ("" if at is None else f"-at-{at}")
+    if not list_snapshots(folder.snapshots):
+        raise InputError(
+            f"{folder.path} has no snapshots of power averages to make {name} from: train with two of them, for example "
+            '--set \'ema=["power-0.05", "power-0.1"]\''
+        )
+    if not folder.model.is_dir():
+        raise ModelFileError(f"{folder.path} has no finished model to put {name} beside: let the run come to its end first")
+    model = ConsistencyModel.from_pretrained(folder.model)
+    if name == model.card.get("ema"):
+        raise InputError(f"{name} is what {folder.path} samples by default: nothing is to be made")
+    state, residual = reconstruct(folder.snapshots, sigma_rel, at=at)
+    shapes = {key: value.shape for key, value in model.network.state_dict().items()}
+    if {key: value.shape for key, value in state.items()} != shapes:
+        raise ModelFileError(f"the snapshots in {folder.snapshots} are not of the network of {folder.model}")
+    weights = {**model._ema, name: state}
+    return ConsistencyModel(model.config, model.network, weights, model.card, model.records), name, residual
 
 
 def _add(snapshot: Snapshot, share: float, total: dict[str, Tensor], kinds: dict[str, tuple[torch.dtype, torch.Size]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from atonce.model import Guidance, ModelConfig
 from atonce.preconditioning import Preconditioning
 from atonce.training.recipe import Recipe
-from atonce.training.schedule import halving_grid
+from atonce.training.schedule import halving_grid, student_name
 
 _LARGE = 64  # pixels from which images get the second time point published for ImageNet at 64x64
 _SECOND = 1.526 / 0.5
@@ -52,16 +52,21 @@ def model_config(recipe: Recipe, preconditioning: Preconditioning, labels: tuple
     )
 
 
-def model_facts(recipe: Recipe) -> dict[str, Any]:
+def model_facts(recipe: Recipe, student_steps: int = 1) -> dict[str, Any]:
     """What the card of the model says of its recipe.
 
     Args:
         recipe: A resolved recipe.
+        student_steps: For progressive distillation: the steps that the student which is the model takes.
 
     Returns:
         JSON values by name.
     """
     facts: dict[str, Any] = {"method": recipe.method, "ema": next(iter(recipe.averages))}
+    if recipe.pairs == "halving":
+        facts["student_steps"] = student_steps
+        if facts["ema"] == "0":  # no average: the student itself, called like those that are kept
+            facts["ema"] = student_name(student_steps)
     if recipe.teacher is not None:
         facts["teacher"] = recipe.teacher
     if isinstance(recipe.guidance, tuple):
@@ -71,7 +76,7 @@ def model_facts(recipe: Recipe) -> dict[str, Any]:
         facts["guidance"] = f"fixed in distillation, scale {recipe.guidance:g}; 1 is no guidance"
     elif recipe.pairs == "denoising" and recipe.label_dropout:
         facts["guidance"] = "any scale, at two network calls instead of one; 1 is no guidance"
-    if recipe.pairs == "halving" and recipe.teacher_steps > 2:
+    if recipe.pairs == "halving" and recipe.teacher_steps > 2 and student_steps == 1:
         others = "that of two steps is" if recipe.teacher_steps == 4 else "those of two and four steps are"
         facts["weights"] = f"the one-step student; {others} kept under the names of ema"
     return facts | {"recipe_digest": recipe.digest(), "recipe": recipe.as_dict()}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+from atonce.core.averages import Rate, name_of, parse_rate
 from atonce.core.errors import InputError
 from atonce.core.files import sha256_json
 from atonce.data.augment import AUGMENT_LABELS
+from atonce.model import ConsistencyModel
+from atonce.model_files import model_identity
 from atonce.networks.build import NetworkConfig, config_from_dict, config_to_dict
 from atonce.networks.presets import NAMES, named
 from atonce.networks.unet import UNetConfig
 from atonce.noise.curricula import n_ict
-from atonce.training.ema import Rate, name_of, parse_rate
 
 Pairs = Literal["karras", "lognormal-intervals", "ect", "denoising", "halving"]
 Curriculum = Literal["fixed", "ct", "ict"]
@@ -24,6 +27,7 @@ Path = Literal["same-noise", "euler", "heun", "data", "two-steps"]
 DistanceName = Literal["l1", "l2", "pseudo-huber", "lpips", "effnet-lite0"]
 Weight = Literal["one", "inverse-delta", "edm", "truncated-snr"]
 DISTILLED = ("euler", "heun", "two-steps")  # paths that a teacher gives
+RANDOM = "random"  # as init: weights drawn from the seed, also where a student would start from its teacher
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,9 @@ class Recipe:
     # averages that are sampled, the first by default: a decay per step, "half-life-IMAGES" or "power-SIGMA_REL"
     ema: tuple[float | str, ...] = (0.9999,)
     ema_rampup: float = 0.0  # cap on an average's half-life, as a share of the images seen; 0: no cap
-    init: str | None = None  # name of the model whose weights start the run
-    teacher: str | None = None  # name of the diffusion model that is distilled
+    # models, or names and folders of them; a student without init starts from its teacher, with "random" it does not
+    init: str | None = None  # whose weights start the run
+    teacher: str | None = None  # the diffusion model that is distilled
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -87,6 +92,14 @@ class Recipe:
         Raises:
             InputError: A field is out of its range; the message names it, its value and the range.
         """
+        for name in ("ema", "guidance"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("init", "teacher"):
+            if not isinstance(getattr(self, name), str | os.PathLike | ConsistencyModel | None):
+                raise InputError(
+                    f"recipe field {name} is {getattr(self, name)!r}, must be a model, its name, a folder or a hub id"
+                )
         hints = get_type_hints(type(self))
         for name in ("preconditioning", "pairs", "path", "target", "distance", "weight", "curriculum", "optimizer"):
             known = get_args(hints[name])
@@ -177,9 +190,16 @@ class Recipe:
         return self.images // self.batch
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values of all fields."""
+        """JSON values of all fields; a model is its name and the start of its weights' digest."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values |= {name: model_name(values[name]) for name in ("init", "teacher")}
         return values | ({"network": config_to_dict(self.network)} if isinstance(self.network, NetworkConfig) else {})
+
+    def __repr__(self) -> str:
+        """One screen: of a model only its name and the start of its weights' digest."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values |= {name: model_name(values[name]) for name in ("init", "teacher")}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Recipe:
@@ -200,9 +220,6 @@ class Recipe:
         values = dict(values)
         if isinstance(values.get("network"), Mapping):
             values["network"] = config_from_dict(values["network"])
-        for name in ("ema", "guidance"):
-            if isinstance(values.get(name), list):
-                values[name] = tuple(values[name])
         return Recipe(**values)
 
     def digest(self) -> str:
@@ -247,7 +264,7 @@ class Recipe:
                 isinstance(network, UNetConfig)
                 and network.embedding == "fourier"
                 and self.pairs != "denoising"
-                and self.init is None
+                and (self.init is None or self.init == RANDOM)
             ):
                 # Published NCSN++ embeds the noise level at scale 16, with which consistency training from data is unstable.
                 network = dataclasses.replace(network, fourier_scale=_GENTLE)
@@ -272,6 +289,13 @@ class Recipe:
         else:
             known = round(sigma_data, 4) if init is None else init[1]
         return dataclasses.replace(self, network=network, sigma_data=known)
+
+
+def model_name(model: Any) -> str | None:
+    """A name for what stands in a recipe as ``init`` or ``teacher``: of a model as an object, its identity."""
+    if model is None:
+        return None
+    return model_identity(model) if isinstance(model, ConsistencyModel) else str(model)
 
 
 _GENTLE = 0.02  # Fourier scale of iCT: Song and Dhariwal 2023, section 3.2

@@ -70,6 +70,11 @@ def halvings(recipe: Recipe) -> int:
     return recipe.teacher_steps.bit_length() - 1
 
 
+def student_name(steps: int) -> str:
+    """What the weights of a student of progressive distillation are called, by the steps it takes."""
+    return f"{steps}-step{'s' * (steps != 1)}"
+
+
 def halving_grid(recipe: Recipe, intervals: int) -> list[float]:
     """End points of the intervals of a student of progressive distillation, descending, the last one 0.
 

@@ -91,6 +91,40 @@ def starting_weights(init: ConsistencyModel, recipe: Recipe) -> dict[str, Tensor
     }
 
 
+def class_names(data: ImageData) -> list[str]:
+    """Names of the classes of data, or their numbers."""
+    return list(data.label_names or map(str, range(data.num_classes)))
+
+
+def few(names: list[str]) -> str:
+    """The first names of a list, and how many there are."""
+    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"
+
+
+def transfers(init: ConsistencyModel, recipe: Recipe, data: ImageData) -> list[str]:
+    """In what a run goes on to something that its starting model has not learnt: allowed, and said in the log and the card.
+
+    Args:
+        init: The model whose weights start the run.
+        recipe: A resolved recipe.
+        data: The training images.
+
+    Returns:
+        A line for each.
+    """
+    notes = []
+    theirs, ours = init.labels, class_names(data)
+    named = init.config.labels is not None and data.label_names is not None
+    if recipe.conditional and theirs is not None and theirs != ours and named:
+        notes.append(f"the classes of init are {few(theirs)}, here they are {few(ours)}: each starts as the one in its place")
+    if recipe.sigma_min < init.sigma_min * (1 - 1e-6) or recipe.sigma_max > init.sigma_max * (1 + 1e-6):
+        notes.append(
+            f"init has learnt noise levels from {init.sigma_min:g} to {init.sigma_max:g}, here they are "
+            f"{recipe.sigma_min:g} to {recipe.sigma_max:g}: those outside start untrained"
+        )
+    return notes
+
+
 def _zero(name: str, value: Tensor) -> Tensor:
     assert name.startswith(_ADDED), name  # the configurations agree in everything else
     return torch.zeros_like(value)

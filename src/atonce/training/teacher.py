@@ -12,6 +12,7 @@ from atonce.data.dataset import ImageData
 from atonce.model import ConsistencyModel
 from atonce.sampling.guidance import guided
 from atonce.training.recipe import DISTILLED, Recipe
+from atonce.training.start import class_names, few
 
 
 def denoise(
@@ -74,15 +75,20 @@ def check_teacher(teacher: ConsistencyModel | None, recipe: Recipe, data: ImageD
             f"{recipe.sigma_min:g} to {recipe.sigma_max:g}: set sigma_min and sigma_max inside the teacher's"
         )
     theirs = teacher.labels
-    ours = list(data.label_names or map(str, range(data.num_classes))) if recipe.conditional else None
+    ours = class_names(data) if recipe.conditional else None
     if theirs is None and ours is not None:
         raise InputError(
             "the recipe is class-conditional, the teacher has no labels: train it with conditional=True, or leave it out"
         )
     if theirs is not None and ours is None:
         raise InputError(f"the teacher is class-conditional ({len(theirs)} labels): give the recipe conditional=True")
-    if theirs is not None and ours is not None and theirs != ours:
-        raise InputError(f"the teacher's labels are {_few(theirs)}, the data's {_few(ours)}: they must be the same")
+    # Numbers stand for classes that nobody has named: they agree with any names, in their order.
+    named = teacher.config.labels is not None and data.label_names is not None
+    if theirs is not None and ours is not None and theirs != ours and (named or len(theirs) != len(ours)):
+        raise InputError(
+            f"the teacher's labels are {few(theirs)}, the data's {few(ours)}: they must be the same; name the classes of the "
+            "data so, in this order, or train a teacher on these data"
+        )
     if recipe.augment and not teacher.config.network.augment_labels:
         raise InputError(f"recipe field augment is {recipe.augment:g}, the teacher has seen no augmented images: train it so")
     if recipe.guidance is not None and recipe.guidance != 1 and _label_dropout(teacher) == 0:
@@ -100,7 +106,3 @@ def _label_dropout(teacher: ConsistencyModel) -> float | None:
 
 def _shape(shape: tuple[int, int, int]) -> str:
     return "x".join(map(str, shape))
-
-
-def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,22 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from atonce.core.choices import Fit
 from atonce.core.errors import DataError, InputError
 from atonce.core.files import write_atomic, write_bytes
 from atonce.core.images import tile
 from atonce.data.arrays import is_npz, open_npz
 from atonce.data.dataset import ImageData
+from atonce.data.fitting import fitted, fitted_mask, see_through
 from atonce.data.limits import MAX_FILE_BYTES
-from atonce.data.pictures import Shaping, pixels, read_picture, shape_picture
+from atonce.data.pictures import read_picture
 from atonce.reports.outputs import check_images, kind_of, picture_name, write_output
 from atonce.reports.pictures import grid, is_ours, png_bytes
-from atonce.verbs.edit_run import Fit
 
 _ROW = 16
-_TRANSPARENT = ("PNG", "WEBP", "GIF", "TIFF", "BMP")  # the formats among those that we read that know transparency
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def read_pictures(
         found = [Image.fromarray(a[0] if len(a) == 1 else a.transpose(1, 2, 0)) for a in data.images.numpy()]
         labels, clear = data.labels, None
     else:
-        found, labels, clear = [_decoded(content, path)], None, _see_through(content)
+        found, labels, clear = [_decoded(content, path)], None, see_through(content)
     size = (found[0].height, found[0].width)
     if side is not None and factor > 1 and size == (side // factor, side // factor):
         found = [picture.resize((side, side), Image.Resampling.NEAREST) for picture in found]
@@ -119,67 +118,6 @@ def read_mask(path: Path, size: tuple[int, int], side: int | None = None, fit: F
     if not bool(mask.any()):
         raise InputError(f"the mask {path} has no white pixel, so nothing is to be made: paint white what is to be made")
     return fitted_mask(mask, side, fit)[None]
-
-
-def fitted(picture: Image.Image, channels: int, side: int | None, fit: Fit, name: str, remedy: str = "") -> Any:
-    """A picture of mode ``L`` or ``RGB`` in the size and the channels of a model.
-
-    Args:
-        picture: The picture.
-        channels: 1 or 3.
-        side: Height and width; ``None`` keeps those it has.
-        fit: ``"none"`` demands the size, and then no pixel changes. ``"crop"`` takes the largest square in the middle and
-            resizes it. ``"pad"`` shrinks what is larger, keeping its proportions, and lays it in the middle of its outermost
-            pixels, repeated.
-        name: What to call it in messages.
-        remedy: Added to the message about a wrong size.
-
-    Returns:
-        uint8 array [C, H, W].
-
-    Raises:
-        InputError: The size does not fit.
-    """
-    if side is not None and picture.size != (side, side):
-        if fit == "none":
-            how = "give --fit crop (the middle square, resized) or --fit pad (shrunk whole, with a border)"
-            found = f"{name} is {picture.width}x{picture.height}, and {side}x{side} is needed"
-            raise InputError(f"{found}{remedy}: {how}")
-        if fit == "crop":
-            picture = shape_picture(picture, Shaping(side, None, "center"), name)
-        else:
-            inner = picture.resize(_inside(picture.size, side), Image.Resampling.LANCZOS, reducing_gap=None)
-            top, left = (side - inner.height) // 2, (side - inner.width) // 2
-            edges = ((top, side - inner.height - top), (left, side - inner.width - left))
-            array = np.asarray(inner)
-            picture = Image.fromarray(np.pad(array, edges if array.ndim == 2 else (*edges, (0, 0)), mode="edge"))
-    return pixels(shape_picture(picture, Shaping(None, channels), name))
-
-
-def fitted_mask(mask: Tensor, side: int | None, fit: Fit, border: bool = False) -> Tensor:
-    """A mask bool [h, w] brought to size as its image was: a pixel is true where any part of it was.
-
-    Args:
-        mask: The mask.
-        side: Height and width; ``None`` keeps those it has.
-        fit: As for :func:`fitted`.
-        border: What the border of ``"pad"`` becomes.
-
-    Returns:
-        bool [H, W].
-    """
-    height, width = mask.shape
-    if side is None or (height, width) == (side, side):
-        return mask
-    if fit != "pad":
-        small = min(height, width)
-        top, left = (height - small) // 2, (width - small) // 2
-        return _any(mask[top : top + small, left : left + small], side, side)
-    inner_width, inner_height = _inside((width, height), side)
-    out = torch.full((side, side), border)
-    top, left = (side - inner_height) // 2, (side - inner_width) // 2
-    out[top : top + inner_height, left : left + inner_width] = _any(mask, inner_height, inner_width)
-    return out
 
 
 def check_out(out: Path, shape: tuple[int, int, int], n: int, inputs: Sequence[Path]) -> None:
@@ -266,39 +204,6 @@ def _decoded(content: bytes, path: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused at the same limit
         return read_picture(content, str(path))
-
-
-def _see_through(content: bytes) -> Tensor | None:
-    """Which pixels of a picture that has been read before (so it is sound) are not opaque, bool [H, W]; ``None`` for none."""
-    try:
-        with Image.open(io.BytesIO(content), formats=_TRANSPARENT) as picture:
-            if not set(picture.getbands()) & {"A", "a"} and "transparency" not in picture.info:
-                return None
-            alpha = np.asarray(ImageOps.exif_transpose(picture).convert("RGBA").getchannel("A"))
-    except UnidentifiedImageError:  # a JPEG
-        return None
-    clear = torch.from_numpy(alpha < 255)
-    return clear if bool(clear.any()) else None
-
-
-def _inside(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height of a picture that is shrunk, where it must be, to lie within a square."""
-    scale = min(1.0, side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _any(mask: Tensor, height: int, width: int) -> Tensor:
-    """A mask of another size: each new pixel looks at all old pixels that it touches."""
-    rows = _touching(mask.shape[0], height)
-    columns = _touching(mask.shape[1], width)
-    return ((rows @ mask.float() @ columns.T) > 0).to(torch.bool)
-
-
-def _touching(old: int, new: int) -> Tensor:
-    """1 where a new pixel [new] and an old one [old] of one length overlap."""
-    begin = torch.arange(new)[:, None] * old
-    place = torch.arange(old)[None] * new
-    return ((place < begin + old) & (place + new > begin)).float()
 
 
 def _check_free(target: Path, inputs: Sequence[Path]) -> None:

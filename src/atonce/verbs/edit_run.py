@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import atonce
+from atonce.core import follow
+from atonce.core.choices import Fit, class_rows
 from atonce.core.errors import InputError
-from atonce.verbs.classes import class_numbers
 from atonce.verbs.output import show
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from atonce.core.progress import Progress
     from atonce.model import ConsistencyModel
     from atonce.verbs.edit_files import Pictures
-
-Fit = Literal["none", "crop", "pad"]
 
 _SHOWN = 8  # results of each image in the picture of before and after
 
@@ -195,25 +193,13 @@ def read_labels(model: ConsistencyModel, words: Sequence[str], images: int, n: i
     Raises:
         InputError: A class is unknown, or their number does not fit.
     """
-    names = model.labels
-    if names is None:
-        if words:
-            raise InputError(f"label {words[0]!r} is given, but this model has no classes: leave --labels out")
-        return None
-    if not words:
-        return None if given is None else [int(label) for label in given.tolist() for _ in range(n)]
-    found = list(class_numbers(words, names) or ())
-    if len(found) == 1:
-        return found[0]
-    if len(found) not in (images, images * n):
-        raise InputError(
-            f"{len(found)} labels are given for {images} images with {n} results each: give one for all, one for each image or "
-            "one for each result"
-        )
-    return found if len(found) == images * n else [label for label in found for _ in range(n)]
+    found = class_rows(words, model.labels, images, n)
+    if found is not None or given is None or model.labels is None:
+        return found
+    return [int(label) for label in given.tolist() for _ in range(n)]
 
 
-class Watch:
+class Watch(follow.Follow):
     """Follows an edit by its callback: shows progress once something happens, and remembers what was done.
 
     Args:
@@ -221,21 +207,11 @@ class Watch:
         count: Results that are made.
         steps: Network calls that each will need, as far as one knows.
         unit: What is counted.
-
-    Attributes:
-        sigmas: Noise levels of the steps.
-        calls: Network calls for each result.
-        clamped: Largest change of the known part by the last clamp to the range of the data.
-        labels: The class of each result, as it was given or guessed; empty for models without classes.
     """
 
     def __init__(self, title: str, count: int, steps: int = 1, unit: str = "img") -> None:
-        self.title, self.count, self.steps, self.unit = title, count, steps, unit
-        self.sigmas: list[float] = []
-        self.calls = 0
-        self.clamped = 0.0
-        self.labels: list[int] = []
-        self._window, self._earlier = 0, 0
+        super().__init__(count, steps)
+        self.title, self.unit = title, unit
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -247,17 +223,8 @@ class Watch:
 
     def __call__(self, info: dict[str, Any]) -> None:
         """Take in what an edit tells after each step."""
-        window, windows = info.get("window", 0), info.get("windows", 1)
-        if info["first"] == 0:
-            if window != self._window:
-                self._window, self._earlier = window, self.calls
-            self.sigmas = [*self.sigmas[: info["step"]], float(info["sigma"])]
-            self.calls = self._earlier + info["calls"]
-        if window == 0 and info["step"] == 0 and info["labels"] is not None:
-            self.labels += info["labels"].tolist()
-        self.clamped = max(self.clamped, float(info.get("clamped", 0.0)))
-        part = len(info["x0"]) * min(1.0, (info["step"] + 1) / self.steps)
-        self.at((window * self.count + info["first"] + part) / windows)
+        super().__call__(info)
+        self.at(self.done)
 
     def at(self, done: float, text: str = "") -> None:
         """Show how many results are done, so far as one can say, with a few words."""
@@ -317,7 +284,7 @@ def finish(
 
 def steps_of(function: Callable[..., Any], how: Drawn) -> int:
     """Network calls for each result: those that the user gave, else the function's default."""
-    return how.steps or len(how.sigmas) or int(inspect.signature(function).parameters["steps"].default)
+    return follow.steps_of(function, how.steps, how.sigmas)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -187,8 +187,8 @@ def _teacher(named: str | None, subject: Any, metrics: tuple[str, ...]) -> Consi
 
 def _labels(words: tuple[str, ...], subject: Any) -> Any:
     """Labels as numbers: one, or one for each sample; or the word for all classes equally often."""
+    from atonce.core.choices import class_numbers
     from atonce.core.records import BALANCED
-    from atonce.verbs.classes import class_numbers
 
     if words == (BALANCED,):
         return BALANCED

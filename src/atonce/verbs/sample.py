@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 import atonce
+from atonce.core.choices import class_numbers
 from atonce.core.errors import InputError
-from atonce.verbs.classes import class_numbers
 from atonce.verbs.output import show
+
+if TYPE_CHECKING:
+    from atonce.sampling.ode import Churn
 
 _WEEK = 7 * 24 * 3600.0  # processes that are done wait for the slowest; one that dies is noticed at once
 
@@ -28,6 +31,10 @@ def sample(
     sampler: Literal["auto", "restart", "heun", "euler"] = "auto",
     guidance: float | None = None,
     ema: str | None = None,
+    churn: float | None = None,
+    churn_min: float | None = None,
+    churn_max: float | None = None,
+    churn_noise: float | None = None,
     batch: int | None = None,
     device: str = "auto",
     out: Path = Path("samples.png"),
@@ -54,6 +61,10 @@ def sample(
         sampler: restart for consistency models, heun or euler for denoisers.
         guidance: Scale of classifier-free guidance, for class-conditional models that know it; 1 is none.
         ema: Name of another set of weights in the model.
+        churn: For denoisers: how much fresh noise the solver adds over all steps (EDM's S_churn; 40 is usual at 256 steps).
+        churn_min: Lowest noise level at which it does (S_min); default 0.
+        churn_max: Highest noise level at which it does (S_max); default: all.
+        churn_noise: Standard deviation of that noise (S_noise); default 1.
         batch: Images computed at once, and kept at once; default 64, on a GPU 256.
         device: auto, cpu, cuda or cuda:N.
         out: A grid (.png or lossless .webp), a folder of PNGs, a .zip of PNGs (EDM's form, with dataset.json), or an .npz
@@ -91,6 +102,7 @@ def sample(
             guidance=guidance,
             ema=ema,
             batch=batch,
+            churn=_churn(churn, churn_min, churn_max, churn_noise),
         )
         world = join_world(pick_device(device), timeout=_WEEK)
         made = generate(opened.to(world.device), job, out, world=world, stop=stop, quiet=quiet)
@@ -114,3 +126,14 @@ def sample(
         before = f" ({made.found:,} were there already)" if made.found and new else ""
         show(facts, f"{n:,} images{before}, {made.calls} network call{'s' * (made.calls != 1)} each, {speed}: {out}", json)
     return 0
+
+
+def _churn(amount: float | None, low: float | None, high: float | None, noise: float | None) -> Churn | None:
+    """The churn that is asked for, if it is."""
+    from atonce.sampling.ode import Churn
+
+    asked = {"S_min": low, "S_max": high, "S_noise": noise}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if amount is None and given:
+        raise InputError("churn_min, churn_max and churn_noise say where and how churn adds noise: give --churn too, e.g. 40")
+    return None if amount is None else Churn(amount, **given)

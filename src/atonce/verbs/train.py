@@ -50,7 +50,8 @@ def train(
         seed: Seed of weights, order and noise.
         network: auto, tiny, small, ddpmpp, ncsnpp, ncsnpp-deep, adm or adm-deep; default auto (digits: tiny), which
             takes over the network of a model that the run starts from.
-        init: Model whose weights start the run; cd and progressive start from the teacher where it is not given.
+        init: Model whose weights start the run; cd and progressive start from the teacher where it is not given, and from
+            weights drawn from the seed with "random".
         teacher: Diffusion model to distil, for cd and progressive: gallery name, run folder, model folder or hub id.
         set: Further recipe fields as name=value, for example --set lr=3e-4 dropout=0.2 conditional=true.
         size: Crop and resize images to this height and width.

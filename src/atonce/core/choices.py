@@ -1,11 +1,15 @@
-"""Classes as people write them: by number or by name."""
+"""What people choose by a word: a class, by number or by name, and how a picture is brought to size."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Literal
 
 from atonce.core.errors import InputError
+
+Fit = Literal["none", "crop", "pad"]
+"""Refuse pictures of another size; take the middle square, resized; shrink them whole, with a border."""
 
 
 def class_numbers(words: Sequence[str], names: Sequence[str] | None) -> tuple[int, ...] | None:
@@ -29,6 +33,32 @@ def class_numbers(words: Sequence[str], names: Sequence[str] | None) -> tuple[in
         raise InputError("labels are given, but this model is unconditional: leave them out")
     known = {name.casefold(): number for number, name in enumerate(names)}
     return tuple(_number(word, known, names) for word in words)
+
+
+def class_rows(words: Sequence[str], names: Sequence[str] | None, images: int, n: int) -> int | list[int] | None:
+    """Classes of the results of edits.
+
+    Args:
+        words: One for all, one for each image, or one for each result; or none.
+        names: The classes of the model; ``None`` for one without.
+        images: Number of images.
+        n: Results of each.
+
+    Returns:
+        One class for all results as an int, a list of one for each result, or ``None`` where there are no words.
+
+    Raises:
+        InputError: A class is unknown, or their number does not fit.
+    """
+    found = list(class_numbers(words, names) or ())
+    if len(found) <= 1:
+        return found[0] if found else None
+    if len(found) not in (images, images * n):
+        raise InputError(
+            f"{len(found)} labels are given for {images} images with {n} results each: give one for all, one for each image or "
+            "one for each result"
+        )
+    return found if len(found) == images * n else [label for label in found for _ in range(n)]
 
 
 def _number(word: str, known: dict[str, int], names: Sequence[str]) -> int:

@@ -1,0 +1,1 @@
+"""A typed client of the service: needs httpx and numpy, neither torch nor a web framework."""

@@ -1,0 +1,1 @@
+"""Models behind an HTTP interface: batching, jobs, keys, limits, metrics, health."""
