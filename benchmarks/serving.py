@@ -52,7 +52,7 @@ def server(model: str, **settings: Any) -> Iterator[tuple[str, subprocess.Popen[
     """A served model: its address, and the process."""
     port = free_port()
     with tempfile.TemporaryDirectory() as state:
-        values = {"port": port, "state": state, "queue_seconds": PROMISE, "rate": "none", "log_level": "warning"} | settings
+        values = {"port": port, "state": state, "queue_seconds": PROMISE, "rate": "none", "log_level": "error"} | settings
         environment = os.environ | {f"ATONCE_SERVE_{name.upper()}": str(value) for name, value in values.items()}
         process = subprocess.Popen([sys.executable, "-m", "atonce", "serve", model], env=environment, stdout=subprocess.DEVNULL)
         url = f"http://127.0.0.1:{port}"

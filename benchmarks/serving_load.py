@@ -3,6 +3,8 @@
 Clients in a closed loop (the next request when the answer is there), or requests at a fixed rate whatever comes back. A few
 requests with fixed seeds are sent again and again, and every answer must have the bytes of the first answer to that request.
 What was seen is written as JSON.
+
+It speaks HTTP over plain sockets: on a small machine a comfortable client would take as much of the processor as the service.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import httpx
+from urllib.parse import urlsplit
 
 
 class Answer(NamedTuple):
@@ -70,7 +72,7 @@ class Request:
     """One of the requests that are sent in turn."""
 
     path: str
-    body: dict[str, Any]
+    body: bytes
     images: int
 
 
@@ -78,34 +80,78 @@ def requests_of(options: argparse.Namespace) -> list[Request]:
     """The requests that are sent in turn."""
     common = {"n": options.n, "steps": options.steps, "format": options.form, "response": "binary"}
     common |= {"model": options.model} if options.model else {}
-    found = [Request("/v1/generate", common | {"seed": seed}, options.n) for seed in range(options.seeds)]
-    return found + [Request(*each) for each in (json.loads(options.bodies.read_text()) if options.bodies else [])]
+    wanted = [("/v1/generate", common | {"seed": seed}, options.n) for seed in range(options.seeds)]
+    wanted += json.loads(options.bodies.read_text()) if options.bodies else []
+    return [Request(path, json.dumps(body).encode(), images) for path, body, images in wanted]
 
 
-async def ask(client: httpx.AsyncClient, number: int, requests: list[Request], seen: Seen) -> None:
+class Connections:
+    """Connections to one server that are used again.
+
+    Args:
+        url: Its address.
+    """
+
+    def __init__(self, url: str) -> None:
+        found = urlsplit(url)
+        self._host, self._port = found.hostname or "127.0.0.1", found.port or 80
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def post(self, path: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and content of an answer.
+
+        Raises:
+            OSError: The connection failed or ended early.
+        """
+        again = bool(self._free)
+        reader, writer = self._free.pop() if again else await asyncio.open_connection(self._host, self._port)
+        head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        try:
+            writer.write(f"{head}\r\n\r\n".encode() + body)
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
+            content = await reader.readexactly(int(headers["content-length"]))
+        except asyncio.IncompleteReadError as error:
+            writer.close()
+            if again and not error.partial:  # it was closed while nobody used it
+                return await self.post(path, body)
+            raise ConnectionError("the answer ended early") from error
+        except OSError:
+            writer.close()
+            raise
+        if headers.get("connection", "").lower() == "close":
+            writer.close()
+        else:
+            self._free.append((reader, writer))
+        return int(lines[0].split()[1]), headers, content
+
+    def close(self) -> None:
+        """Close those that are not in use."""
+        for _, writer in self._free:
+            writer.close()
+
+
+async def ask(server: Connections, number: int, requests: list[Request], seen: Seen) -> None:
     """One request."""
     number %= len(requests)
     request = requests[number]
     start = time.perf_counter()
     try:
-        answer = await client.post(request.path, json=request.body)
-    except httpx.HTTPError as error:
+        status, headers, content = await server.post(request.path, request.body)
+    except OSError as error:
         seen.failures[type(error).__name__] += 1
         await asyncio.sleep(0.05)
         return
     end = time.perf_counter()
-    found = Answer(end, end - start, answer.status_code, "retry-after" in answer.headers, len(answer.content), request.images)
-    seen.answers.append(found)
-    if found.status == 200:
-        digest = hashlib.sha256(answer.content).hexdigest()
+    seen.answers.append(Answer(end, end - start, status, "retry-after" in headers, len(content), request.images))
+    if status == 200:
+        digest = hashlib.sha256(content).hexdigest()
         seen.differing += seen.digests.setdefault(number, digest) != digest
-    elif found.status not in (429, 503):
-        seen.others[f"{found.status} {request.path} {answer.text[:200]}"] += 1
+    elif status not in (429, 503):
+        seen.others[f"{status} {request.path} {content[:200].decode(errors='replace')}"] += 1
 
 
-async def closed(
-    client: httpx.AsyncClient, requests: list[Request], options: argparse.Namespace, seen: Seen, until: float
-) -> None:
+async def closed(server: Connections, requests: list[Request], options: argparse.Namespace, seen: Seen, until: float) -> None:
     """Every client asks, waits for the answer, and asks again; one that is refused waits a moment."""
     start, sent = time.perf_counter(), 0
 
@@ -117,7 +163,7 @@ async def closed(
                 continue
             sent += 1
             before = len(seen.answers)
-            await ask(client, sent, requests, seen)
+            await ask(server, sent, requests, seen)
             if len(seen.answers) > before and seen.answers[-1].status in (429, 503):
                 await asyncio.sleep(0.02)
 
@@ -125,14 +171,14 @@ async def closed(
 
 
 async def at_a_rate(
-    client: httpx.AsyncClient, requests: list[Request], options: argparse.Namespace, seen: Seen, until: float
+    server: Connections, requests: list[Request], options: argparse.Namespace, seen: Seen, until: float
 ) -> None:
     """Requests at fixed times, whether or not earlier ones are answered."""
     start, sent = time.perf_counter(), 0
     running: set[asyncio.Task[None]] = set()
     while (now := time.perf_counter()) < until:
         while sent < options.rate * (now - start) and len(running) < options.clients:
-            task = asyncio.create_task(ask(client, sent, requests, seen))
+            task = asyncio.create_task(ask(server, sent, requests, seen))
             running.add(task)
             task.add_done_callback(running.discard)
             sent += 1
@@ -172,12 +218,11 @@ def quantile(ordered: list[float], q: float) -> float:
 
 async def work(options: argparse.Namespace) -> dict[str, Any]:
     """Send, and say what came back."""
-    limits = httpx.Limits(max_connections=options.clients, max_keepalive_connections=options.clients)
-    seen = Seen()
-    async with httpx.AsyncClient(base_url=options.url, limits=limits, timeout=90.0, trust_env=False) as client:
-        start = time.perf_counter()
-        send = at_a_rate if options.rate else closed
-        await send(client, requests_of(options), options, seen, start + options.seconds)
+    seen, server = Seen(), Connections(options.url)
+    start = time.perf_counter()
+    send = at_a_rate if options.rate else closed
+    await send(server, requests_of(options), options, seen, start + options.seconds)
+    server.close()
     return told(seen, options, start)
 
 

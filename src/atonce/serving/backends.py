@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from atonce.model import ConsistencyModel
 from atonce.networks.adm import ADM
 from atonce.networks.layers import Linear
 from atonce.networks.unet import UNet
-from atonce.serving.buckets import Buckets, Call, Rows, candidates, measure, probe
+from atonce.serving.buckets import Buckets, Call, Rows, candidates, measure, probe, synchronise
 from atonce.serving.recorded import recorded
 
 log = logging.getLogger("atonce.serving")
@@ -32,6 +33,7 @@ Maker = Callable[[ConsistencyModel, "int | None"], Network]
 LEVELS = 1  # largest difference of an image, in levels of 8 bits, that "auto" accepts
 SHARE = 0.01  # largest share of values that differ at all
 FASTER = 1.1  # how much faster than plain PyTorch another backend must be to be chosen
+TURNS, TURN_SECONDS = 7, 0.25  # calls of each in turn that decide, and how long one of them should be at most
 FEWEST = 8  # rows of a matrix product from which on its sums do not depend on how many there are
 
 
@@ -67,7 +69,8 @@ def choose(
     """The backend for a model, warm and measured.
 
     ``auto`` takes the fastest whose images differ from plain PyTorch's by at most one level of 8 bits, in at most one value of
-    a hundred, and plain PyTorch where no other is a tenth faster. Compiling is tried on CUDA only, since on a CPU it takes
+    a hundred, and plain PyTorch where no other is a tenth faster, by the median of calls made in turn: on a machine with other
+    work, calls that were timed a second apart cannot be compared. Compiling is tried on CUDA only, since on a CPU it takes
     minutes. A backend that is asked for by name is taken whatever its images; the difference is logged.
 
     Args:
@@ -86,7 +89,7 @@ def choose(
     rows, sizes = probe(model, max(max_batch, FEWEST)), candidates(max_batch)
     call = call_of(model, makers["eager"](model, threads))
     plain = measure(call, rows, sizes, longest, clock)
-    best = Backend("eager", call, plain, plain)
+    eager_call, best, most = call, Backend("eager", call, plain, plain), FASTER
     facts = [_facts("eager", plain, plain)]
     for name in _to_try(model, wanted):
         try:
@@ -101,11 +104,36 @@ def choose(
             continue
         if wanted == "auto" and not facts[-1]["fits"]:
             log.warning("backend %s changes the images and is not used: %s", name, facts[-1])
-        elif wanted == name or buckets.rate > max(FASTER * plain.rate, best.buckets.rate):
-            best = Backend(name, call, buckets, plain)
+            continue
+        facts[-1]["faster"] = times = faster((eager_call, plain), (call, buckets), rows, clock)
+        if wanted == name or times > most:
+            best, most = Backend(name, call, buckets, plain), times
     if not best.buckets.exact:
         log.warning("backend %s: the last bits of an image depend on what else is in its call", best.name)
     return replace(best, measured=tuple(facts))
+
+
+def faster(one: tuple[Call, Buckets], other: tuple[Call, Buckets], rows: Rows, clock: Callable[[], float]) -> float:
+    """How many times more rows a second another backend computes: the median over calls made in turn.
+
+    Args:
+        one: A call and its sizes.
+        other: The other one's.
+        rows: As many rows as the largest size.
+        clock: Gives the time in seconds.
+
+    Returns:
+        The ratio of the rates, with three digits.
+    """
+    spent: list[list[float]] = [[], []]
+    for _ in range(TURNS):
+        for times, (call, buckets) in zip(spent, (one, other), strict=True):
+            size = max((s for s in buckets.sizes if buckets.time(s) <= TURN_SECONDS), default=buckets.sizes[0])
+            part = rows.at(torch.arange(min(size, len(rows)))).padded(size)
+            began = clock()
+            synchronise(call(part))
+            times.append((clock() - began) / size)
+    return round(statistics.median(spent[0]) / max(statistics.median(spent[1]), 1e-12), 3)
 
 
 def _to_try(model: ConsistencyModel, wanted: str) -> tuple[str, ...]:

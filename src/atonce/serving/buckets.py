@@ -197,7 +197,7 @@ def measure(
         count = min(max(size, LEVELS), len(rows))
         parts = [torch.arange(start, min(start + size, count)) for start in range(0, count, size)]
         found = torch.cat([call(rows.at(part).padded(size))[: len(part)] for part in parts])
-        _synchronise(found)
+        synchronise(found)
         again, times = torch.empty_like(found), []
         for part in parts:
             kept = part[: max(len(part) - max(size // 3, 1), 1)]
@@ -221,11 +221,12 @@ def _turned(call: Call, rows: Rows, size: int) -> Tensor:
     """The rows once more: in reverse order, at the end of a call that begins with rows of zeros."""
     order = torch.arange(size - 1, -1, -1)
     out = call(rows.padded(size).at(order))
-    _synchronise(out)
+    synchronise(out)
     return out.flip(0)[: len(rows)]
 
 
-def _synchronise(out: Tensor) -> None:
+def synchronise(out: Tensor) -> None:
+    """Wait for a result."""
     if out.is_cuda:
         torch.cuda.synchronize(out.device)
 

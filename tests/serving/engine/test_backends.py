@@ -67,6 +67,29 @@ def test_a_little_faster_is_not_enough(tiny: Any) -> None:
     assert chosen(tiny(), clock, openvino=clock.maker(0.0095)).name == "eager"
 
 
+def test_calls_in_turn_decide_and_not_the_first_look(tiny: Any) -> None:
+    """A machine that was busy while the first backend was looked at must not speak for the second."""
+    clock = Timed()
+    plain = clock.maker(0.01)
+
+    def busy_at_first(model: ConsistencyModel, threads: int | None) -> Callable[..., Any]:
+        made, calls = plain(model, threads), [0]
+
+        def call(x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
+            calls[0] += 1
+            out = made(x, c_noise, **condition)
+            clock.now += x.shape[0] * (0.05 if calls[0] <= 30 else 0.0)
+            return out
+
+        return call
+
+    makers = {"eager": busy_at_first, "openvino": clock.maker(0.012)}
+    found = choose(tiny(), "auto", 8, clock=clock, makers=makers)
+    assert found.measured[0]["rate"] < found.measured[1]["rate"], "at the first look the other one seemed faster"
+    assert found.measured[1]["faster"] == pytest.approx(0.01 / 0.012, rel=0.01)
+    assert found.name == "eager"
+
+
 def test_one_that_changes_the_images_is_not_chosen_by_itself(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
     clock, model = Timed(), tiny()
     with caplog.at_level(logging.WARNING, "atonce.serving"):
