@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -145,7 +146,7 @@ def known_runs() -> tuple[Known, ...]:
 
 
 def speaking_for(method: str, start: Start, size: int) -> list[Known]:
-    """Known runs of a method with images of about this size or larger, the cheapest first.
+    """Known runs of a method with images of about this size or larger: the nearest size first, and of one size the cheapest.
 
     Args:
         method: The preset.
@@ -156,7 +157,7 @@ def speaking_for(method: str, start: Start, size: int) -> list[Known]:
         The runs; none where nothing is known.
     """
     found = [run for run in known_runs() if (run.method, run.start) == (method, start) and run.size * _NEAR >= size]
-    return sorted(found, key=lambda run: run.images)
+    return sorted(found, key=lambda run: (abs(math.log(run.size / size)), run.images))
 
 
 def best_line(methods: Sequence[str], size: int) -> Line | None:
