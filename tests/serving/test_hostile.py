@@ -306,8 +306,8 @@ def test_ten_thousand_hostile_requests(tmp_path: Path) -> None:
 def test_random_bytes_to_every_route(tmp_path: Path) -> None:
     """Every route with every method and noise as its body."""
 
-    async def run() -> None:
-        draw = random.Random(3)
+    async def run() -> Counter[int]:
+        draw, statuses = random.Random(3), Counter[int]()
         async with application(tmp_path) as app:
             for path in app.openapi()["paths"]:
                 for method in ("GET", "POST", "DELETE", "PUT", "HEAD"):
@@ -315,6 +315,12 @@ def test_random_bytes_to_every_route(tmp_path: Path) -> None:
                         asked = {
                             "method": method, "path": path, "headers": [(b"content-type", kind)], "body": draw.randbytes(500),
                         }  # fmt: skip
-                        judge(asked, *await send(app, asked))
+                        answer = await send(app, asked)
+                        judge(asked, *answer)
+                        statuses[answer[0]] += 1
+        return statuses
 
-    asyncio.run(run())
+    statuses = asyncio.run(run())
+    assert max(statuses) < 500
+    assert statuses[400] > 20, "noise reached the routes that read bodies"
+    assert statuses[405] > 50

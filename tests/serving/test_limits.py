@@ -353,3 +353,24 @@ def test_without_redis_nothing_counted_goes_through_and_with_it_everything_goes_
 def test_an_address_that_is_no_redis(address: str) -> None:
     with pytest.raises(InputError, match="address of Redis"):
         Limits(ServeSettings(redis=address))
+
+
+def test_a_window_counts_and_forgets() -> None:
+    now = [100.0]
+    windows = MemoryWindows(lambda: now[0])
+
+    async def look() -> tuple[int, float]:
+        return await windows.get("a"), await windows.get_expiry("a")
+
+    async def add(amount: int) -> int:
+        return await windows.incr("a", 10, amount)
+
+    assert asyncio.run(look()) == (0, 100.0)
+    assert asyncio.run(add(2)) == 2
+    now[0] = 104.0
+    assert asyncio.run(add(3)) == 5
+    assert asyncio.run(look()) == (5, 110.0)
+    now[0] = 111.0
+    assert asyncio.run(look()) == (3, 114.0)
+    now[0] = 120.0
+    assert asyncio.run(look()) == (0, 120.0)

@@ -270,7 +270,9 @@ def test_who_does_not_read_or_reads_by_drops_is_cut(path: bytes, drops: bool, mo
                     line.recv(1)
             return server.connections() == 0
 
+        assert server.connections() == 1
         until(gone)
+        assert server.connections() == 0
 
 
 def test_who_reads_slowly_but_steadily_gets_everything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +44,7 @@ def edit_body(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-class Edits:
+class Edits(ABC):
     """The edits, each one request.
 
     ``fit`` says what to do with a picture of another size than the model's (``none`` refuses, ``crop``, ``pad``). Further
@@ -51,6 +52,7 @@ class Edits:
     each picture), ``seed``, ``steps`` and ``sigmas``. They mean what they mean in :mod:`atonce.edit`.
     """
 
+    @abstractmethod
     def edit(self, kind: str, **fields: Any) -> Images:
         """Send an edit by its name.
 
@@ -64,7 +66,6 @@ class Edits:
         Raises:
             ClientError: The server refused or cannot be reached.
         """
-        raise NotImplementedError
 
     def inpaint(
         self, image: Picture | Sequence[Picture], mask: Picture | None = None, *, fit: Fit = "none", **options: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -140,16 +141,25 @@ class MemoryWindows(Storage, MovingWindowSupport):
         self._windows.pop(key, None)
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Fixed windows are not kept here."""
-        raise NotImplementedError
+        """Add to a window, whatever is in it, and say how much that is."""
+        await self.acquire_entry(key, sys.maxsize, expiry, amount)
+        return await self.get(key)
 
     async def get(self, key: str) -> int:
-        """Fixed windows are not kept here."""
-        raise NotImplementedError
+        """What is in a window now."""
+        window = self._windows.get(key)
+        if window is None:
+            return 0
+        window.slide(self.clock())
+        return window.total
 
     async def get_expiry(self, key: str) -> float:
-        """Fixed windows are not kept here."""
-        raise NotImplementedError
+        """When the oldest entry of a window leaves it, on this storage's clock; now, where there is none."""
+        now, window = self.clock(), self._windows.get(key)
+        if window is None:
+            return now
+        window.slide(now)
+        return window.entries[0][0] + window.seconds if window.entries else now
 
 
 class _Window:

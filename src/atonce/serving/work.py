@@ -6,6 +6,7 @@ few tensor operations. Only the engine's worker touches a request's state once i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Work:
+class Work(ABC):
     """One request.
 
     Attributes:
@@ -79,17 +80,17 @@ class Work:
         """What keeps its place in the queue for further calls: the edit that it is part of, or itself."""
         return self if self.session is None else self.session
 
+    @abstractmethod
     def need(self, rows: slice, step: int) -> tuple[Tensor | None, float, float | Tensor]:
         """What goes into call ``step``: images [b, C, H, W] or ``None``, the level of noise to add, and sigma."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, rows: slice, step: int, out: Tensor) -> None:
         """Use what call ``step`` gave, [b, C, H, W]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> Tensor:
         """The finished images."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False)

@@ -132,4 +132,7 @@ def test_headers_are_plain_text_that_nobody_can_break():
 def test_an_archive_of_very_many_images_can_be_opened():
     big = made(3000, seed=None, seeds=[1 << 62] * 3000)
     with zipfile.ZipFile(io.BytesIO(body(big, "npz", "binary", None).content)) as archive:
-        json.loads(archive.comment.decode().partition(" ")[2])
+        told = json.loads(archive.comment.decode().partition(" ")[2])
+        assert sorted(archive.namelist()) == ["arr_0.npy", "arr_1.npy"]
+        assert archive.testzip() is None
+    assert told["kind"] == "generate"

@@ -89,5 +89,9 @@ def test_a_broken_version_of_the_registry_changes_nothing(hosts: Any, saved: Any
 def test_looking_runs_by_itself(hosts: Any, saved: Any, tmp_path: Path) -> None:
     entry = registered(tmp_path, saved("a"))
     found = hosts(entry, reload_seconds=0.02)
+    first = roles(found.host("clothes"))["stable"]
     registered(tmp_path, saved("b", seed=1))
     until(lambda: "previous" in roles(found.host("clothes")))
+    now = roles(found.host("clothes"))
+    assert now["previous"] == first
+    assert now["stable"] != first
