@@ -20,10 +20,11 @@ from atonce.model import ConsistencyModel, ModelConfig
 from atonce.model_files import model_identity
 from atonce.networks.unet import UNetConfig
 from atonce.noise.worlds import Gaussian
+from atonce.planning.machine import machine
 from atonce.preconditioning import Preconditioning
 from atonce.reports import quality
 from atonce.reports.plots import png
-from atonce.reports.quality import Way, compare_quality, machine, sampling_seconds, table, ways
+from atonce.reports.quality import Way, compare_quality, sampling_seconds, table, ways
 from atonce.reports.quality_plot import quality_figure
 from atonce.sampling.times import denoiser_times
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from atonce.evaluation.reference import open_images
 from atonce.evaluation.search import search_extractor
 from atonce.model import ConsistencyModel
 from atonce.model_files import weights_digest
+from atonce.planning.machine import machine
 
 FORMAT = 1
 FEWEST = 50  # samples for a Fréchet distance with its interval
@@ -203,22 +203,6 @@ def table(points: Sequence[QualityPoint]) -> tuple[list[str], list[list[str]]]:
         cells = (point.model, point.way.sampler, str(point.way.steps), str(point.calls))
         rows.append([*cells, f"{metric.value:.4g}", interval, f"{point.seconds:.3g}"])
     return head, rows
-
-
-def machine(device: torch.device) -> str:
-    """The device and what its speed depends on, in words that name no one's machine."""
-    if device.type == "cuda" and torch.cuda.is_available():
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    threads = torch.get_num_threads()
-    return f"{device.type} ({_processor()}, {threads} thread{'s' if threads > 1 else ''})"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 def sampling_seconds(model: ConsistencyModel, n: int, **options: Any) -> float:

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from atonce.core.version import VERSION
 from atonce.serving.asking import request_id
@@ -159,7 +160,19 @@ async def _http(request: Request, error: Exception) -> Response:
     }
     code, message = messages.get(error.status_code, ("error", str(error.detail)[:200]))
     told = ServiceError(error.status_code, code, message)
-    return JSONResponse(told.body(request_id(request)), told.status, headers={**told.headers(), **(error.headers or {})})
+    headers = {**told.headers(), **(error.headers or {})}
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return JSONResponse(told.body(request_id(request)), told.status, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """What is possible at an address: Starlette's own answer names the methods of the first of its routes only."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return found
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

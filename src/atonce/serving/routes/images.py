@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -22,8 +23,11 @@ from atonce.serving.openai_schemas import (
     OpenAIAnswer,
     OpenAIRequest,
 )
-from atonce.serving.schemas import GenerateRequest, Wanted
+from atonce.serving.schemas import EditRequest, GenerateRequest, Wanted
 from atonce.serving.service import Service, service_of
+
+if TYPE_CHECKING:
+    from atonce.model import ConsistencyModel
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -52,27 +56,30 @@ async def generations(request: Request, principal: Annotated[Principal, Depends(
 @router.post("/v1/images/edits", responses=_ANSWERS, openapi_extra=body(ImagesEditRequest, multipart=True))
 async def edits(request: Request, principal: Annotated[Principal, Depends(require("edit"))]) -> Response:
     """Make the transparent parts of a picture, or of its mask, anew; the prompt is the name of a class."""
-    service = service_of(request)
     asked = await read(request, ImagesEditRequest)
-    name, model = _model(service, principal, asked)
-    wanted = openai.inpainting(asked, model, name)
-
-    async def work() -> Response:
-        return await _answer(service, await edit(request, service, principal, "inpaint", wanted), asked, None)
-
-    return await while_there(request, work())
+    return await _edited(request, principal, asked, "inpaint", lambda model, name: openai.inpainting(asked, model, name))
 
 
 @router.post("/v1/images/variations", responses=_ANSWERS, openapi_extra=body(ImagesVariationRequest, multipart=True))
 async def variations(request: Request, principal: Annotated[Principal, Depends(require("edit"))]) -> Response:
     """Make images that are like a given one."""
-    service = service_of(request)
     asked = await read(request, ImagesVariationRequest)
+    return await _edited(request, principal, asked, "variations", lambda model, name: openai.variation(asked, model, name))
+
+
+async def _edited(
+    request: Request,
+    principal: Principal,
+    asked: OpenAIRequest,
+    kind: str,
+    as_ours: Callable[[ConsistencyModel, str], EditRequest],
+) -> Response:
+    service = service_of(request)
     name, model = _model(service, principal, asked)
-    wanted = openai.variation(asked, model, name)
+    wanted = as_ours(model, name)
 
     async def work() -> Response:
-        return await _answer(service, await edit(request, service, principal, "variations", wanted), asked, None)
+        return await _answer(service, await edit(request, service, principal, kind, wanted), asked, None)
 
     return await while_there(request, work())
 
