@@ -39,6 +39,6 @@ def mixed(model: str, side: int = 28) -> list[tuple[str, dict[str, Any], int]]:
             ),
             ("/v1/edits/inpaint", common | {"mask": mask, "steps": 4}, 1),
             ("/v1/edits/stroke", common | {"n": 2, "format": "npz"}, 2),
-            ("/v1/edits/denoise", {"model": model, "image": image, "sigma": 0.3, "labels": seed, "response": "binary"}, 1),
+            ("/v1/edits/denoise", common | {"sigma": 0.3}, 1),
         ]
     return found
