@@ -1,6 +1,7 @@
 """The bare model for comparison with the service: batched network calls in a loop, and nothing else.
 
-    python benchmarks/serving_bare.py MODEL --batch 64 --seconds 10     images a second, as JSON
+    python benchmarks/serving_bare.py MODEL --batch 64 --seconds 10     images a second, as JSON (--form service: of the network
+                                                                        in the form in which the service runs it)
     python benchmarks/serving_bare.py --canned FILE --port 8001         answers every request with the bytes of FILE
 
 The second form stands where the service would, so that a load generator has the same work beside the bare model.
@@ -13,31 +14,38 @@ import asyncio
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 
-def bare(name: str, batch: int, seconds: float, threads: int) -> dict[str, float]:
-    """Images a second of ``model(x, sigma)``."""
+def bare(name: str, batch: int, seconds: float, threads: int, form: str) -> dict[str, float | str]:
+    """Images a second of ``model(x, sigma)``, or of the recorded, channels-last network that the service makes of it."""
     import torch
 
     import atonce
+    from atonce.serving.backends import call_of, eager
+    from atonce.serving.buckets import probe
 
     torch.set_num_threads(threads)
     model = atonce.load(name)
     x = torch.randn((batch, *model.shape), generator=torch.Generator().manual_seed(0)) * model.sigma_max
     labels = torch.arange(batch) % len(model.labels) if model.labels else None
     calls, spent = 0, 0.0
+    call = partial(model, x, model.sigma_max, labels)
+    if form == "service":
+        call = partial(call_of(model, eager(model)), probe(model, batch))
     with torch.inference_mode():
         for _ in range(3):
-            model(x, model.sigma_max, labels)
+            call()
         print("ready", flush=True)
         sys.stdin.readline()  # the load generator is started first
         start = time.perf_counter()
         while spent < seconds:
-            model(x, model.sigma_max, labels)
+            call()
             calls += 1
             spent = time.perf_counter() - start
-    return {"images/s": calls * batch / spent, "seconds of a call": spent / calls, "batch": batch, "threads": threads}
+    rate = {"images/s": calls * batch / spent, "seconds of a call": spent / calls}
+    return {**rate, "batch": batch, "threads": threads, "form": form}
 
 
 async def canned(content: bytes, port: int) -> None:
@@ -67,13 +75,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--form", choices=["plain", "service"], default="plain")
     parser.add_argument("--canned", type=Path)
     parser.add_argument("--port", type=int, default=8001)
     options = parser.parse_args()
     if options.canned is not None:
         asyncio.run(canned(options.canned.read_bytes(), options.port))
     else:
-        found = bare(options.model, options.batch, options.seconds, options.threads)
+        found = bare(options.model, options.batch, options.seconds, options.threads, options.form)
         sys.stdout.write(json.dumps(found) + "\n")
 
 

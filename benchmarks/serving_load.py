@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import re
 import statistics
 import sys
 import time
@@ -33,6 +34,7 @@ class Answer(NamedTuple):
     says_when: bool
     size: int
     images: int
+    queue: float | None  # seconds that it waited for the network, as the server says
 
 
 @dataclass
@@ -143,7 +145,9 @@ async def ask(server: Connections, number: int, requests: list[Request], seen: S
         await asyncio.sleep(0.05)
         return
     end = time.perf_counter()
-    seen.answers.append(Answer(end, end - start, status, "retry-after" in headers, len(content), request.images))
+    waited = re.search(r"queue;dur=([\d.]+)", headers.get("server-timing", ""))
+    queue = float(waited.group(1)) / 1000 if waited else None
+    seen.answers.append(Answer(end, end - start, status, "retry-after" in headers, len(content), request.images, queue))
     if status == 200:
         digest = hashlib.sha256(content).hexdigest()
         seen.differing += seen.digests.setdefault(number, digest) != digest
@@ -192,6 +196,7 @@ def told(seen: Seen, options: argparse.Namespace, start: float) -> dict[str, Any
     counted = [each for each in seen.answers if begin <= each.end <= end]
     good = sorted(each.seconds for each in counted if each.status == 200)
     bad = [each for each in seen.answers if each.status != 200]
+    waits = sorted(each.queue for each in counted if each.status == 200 and each.queue is not None)
     return {
         "requests": len(counted),
         "images/s": sum(each.images for each in counted if each.status == 200) / (end - begin),
@@ -206,6 +211,7 @@ def told(seen: Seen, options: argparse.Namespace, start: float) -> dict[str, Any
             **{name: quantile(good, q) for name, q in {"p50": 0.5, "p90": 0.9, "p99": 0.99}.items() if good},
             **({"mean": statistics.fmean(good), "max": good[-1]} if good else {}),
         },
+        "seconds in the queue, p99": quantile(waits, 0.99) if waits else None,
         "seconds of a refusal, p99": quantile(sorted(each.seconds for each in bad), 0.99) if bad else None,
         "bytes": statistics.fmean([each.size for each in counted if each.status == 200] or [0]),
     }

@@ -37,7 +37,6 @@ HEAD = ["| what | images/s | latency, p50 / p99 | answers |", "|---|---|---|---|
 def load_lines(found: dict[str, Any]) -> list[str]:
     """Throughput against the bare model."""
     ratio, turns = found["ratio"], found["turns"]
-    best = [max(turn["bare"], key=lambda each: each["images/s"]) for turn in turns]
     lines = [
         f"{found['clients']} clients in a closed loop, {found['images of a request']} images a request, one step, answers as",
         f"npz, model `{found['model']}`. The bare model makes batched network calls in a loop and does nothing else; in its",
@@ -49,11 +48,23 @@ def load_lines(found: dict[str, Any]) -> list[str]:
     lines += [row("served, one client, n = 1", found["alone, n=1"]), row("served as PNG", found["png"])]
     chosen = found["backend chosen by itself"]
     lines += [row(f"served by the backend it chooses ({chosen['name']})", chosen)]
-    rates, sizes = (", ".join(each) for each in zip(*((f"{b['images/s']:.1f}", str(b["batch"])) for b in best), strict=True))
+    forms = {"plain": "`model(x, sigma)`", "service": "the network recorded and channels last, as the service runs it"}
+    for form, words in forms.items():
+        alike = [[each for each in turn["bare"] if each["form"] == form] for turn in turns]
+        best = [max(each, key=lambda one: one["images/s"]) for each in alike]
+        rates, sizes = (
+            ", ".join(each) for each in zip(*((f"{b['images/s']:.1f}", str(b["batch"])) for b in best), strict=True)
+        )
+        share = ratio[form]
+        lines += [
+            "",
+            f"Bare, {words}: {rates} images/s (batch {sizes}). The service makes **{100 * share['median']:.0f} %** of that "
+            f"(median; {100 * share['least']:.0f} to {100 * share['most']:.0f} %).",
+        ]
+    waits = [turn["served"]["seconds in the queue, p99"] for turn in turns]
     lines += [
         "",
-        f"Bare: {rates} images/s (batch {sizes}). The service makes **{100 * ratio['median']:.0f} %** of that "
-        f"(median; {100 * ratio['least']:.0f} to {100 * ratio['most']:.0f} %).",
+        f"p99 of the wait in the queue: {', '.join(f'{each:.2f}' for each in waits)} s; the promise is {PROMISE:g} s.",
     ]
     spent = found["png"]["encoding seconds of a request"]
     if spent:
@@ -75,7 +86,8 @@ def overload_lines(found: dict[str, Any]) -> list[str]:
         "",
         f"Refused without Retry-After: {flood['refused without Retry-After']}. Other 5xx: {flood['5xx other than 503']}. "
         f"Failed connections: {sum(flood['connection failures'].values())}. Answers that differ from the first to the same "
-        f"request: {differing}. Prompt again "
+        f"request: {differing}. Those that were taken waited for {flood['seconds in the queue, p99']:.2f} s in the queue (p99) "
+        f"of {PROMISE:g} promised. Prompt again "
         f"**{found['recovered after, s']:.1f} s** after the flood.",
     ]
 
