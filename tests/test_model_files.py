@@ -60,10 +60,13 @@ def make(**changes: Any) -> ConsistencyModel:
         "sigma_max": 80.0,
         "clip": (-1.0, 1.0),
     }
-    config = ModelConfig(NETWORK, Preconditioning("boundary", 0.47, 0.002), **{**values, **changes})
-    averages = {name: UNet(NETWORK, seed).state_dict() for name, seed in (("0.999", 5), ("0.9999", 6))}
+    maps = changes.get("kind") == "flow_map"
+    network = dataclasses.replace(NETWORK, second_time=maps)
+    preconditioning = Preconditioning("trigflow", 0.47, 0.0, "time", True) if maps else Preconditioning("boundary", 0.47, 0.002)
+    config = ModelConfig(network, preconditioning, **{**values, **changes})
+    averages = {name: UNet(network, seed).state_dict() for name, seed in (("0.999", 5), ("0.9999", 6))}
     card = {"name": "pets", "description": "Cats and dogs.", "licence": "cc0-1.0", "recipe": {"lr": 0.1}, "data": "pets"}
-    return ConsistencyModel(config, UNet(NETWORK, 3), averages, card, [record()])
+    return ConsistencyModel(config, UNet(network, 3), averages, card, [record()])
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -137,7 +137,7 @@ def test_the_network_may_run_in_half_precision() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("flow", 0.5, 0.0), "'flow' is not known"),
+        (("score", 0.5, 0.0), "'score' is not known"),
         (("edm", 0.0, 0.0), "sigma_data is 0.0"),
         (("edm", -1.0, 0.0), "sigma_data is -1.0"),
         (("edm", math.nan, 0.0), "sigma_data is nan"),
@@ -149,3 +149,90 @@ def test_the_network_may_run_in_half_precision() -> None:
 def test_refusals(arguments: tuple[Any, ...], text: str) -> None:
     with pytest.raises(InputError, match=text):
         Preconditioning(*arguments)
+
+
+# ---- TrigFlow and the flow: what they are told, and maps to any noise level
+
+TRIG, TRIG_TIME = Preconditioning("trigflow", 0.5, 0.0), Preconditioning("trigflow", 0.5, 0.0, "time")
+FLOW = Preconditioning("flow", 0.5, 0.0, "time")
+LEVELS = torch.tensor([0.002, 0.3, 0.821, 5.0, 80.0], dtype=torch.float64)
+
+
+def test_trigflow_is_edm_with_the_sign_turned() -> None:
+    """Exactly: f of F is EDM's D of -F, at the same input (Lu and Song 2024, section 3)."""
+    edm, trig = EDM.coefficients(LEVELS), TRIG.coefficients(LEVELS)
+    for mine, theirs, sign in zip(trig, edm, (1, -1, 1, 1), strict=True):
+        torch.testing.assert_close(mine, sign * theirs, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.5, 0.821, 1.526, 80.0])
+def test_trigflow_in_its_own_terms(sigma: float) -> None:
+    """f = cos t x_t - sin t sigma_data F(x_t / sigma_data, t), at the published angles."""
+    printed = {0.002: ".0039999787", 0.5: ".7853981634", 0.821: "1.0237756735", 1.526: "1.2541658537", 80.0: "1.5645464082"}
+    level = torch.tensor([sigma], dtype=torch.float64)
+    t = TRIG_TIME.c_noise(level)
+    assert is_printed(float(t), printed[sigma])
+    x = torch.randn(1, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, c: Tensor) -> Tensor:
+        seen.extend((x, c))
+        return x.sin()
+
+    x_t = t.cos() * x
+    expected = t.cos() * x_t - t.sin() * 0.5 * (x_t / 0.5).sin()
+    torch.testing.assert_close(TRIG_TIME(network, x, level), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(seen[0], x_t / 0.5, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("tau", "t"), [(-1.0, ".63432432"), (0.0, "1.10714872"), (0.4, "1.24740265"), (-2.4, ".17948343")])
+def test_times_of_the_published_draws(tau: float, t: str) -> None:
+    assert is_printed(float(TRIG_TIME.time(torch.tensor([math.exp(tau)], dtype=torch.float64))), t)
+
+
+@pytest.mark.parametrize(
+    ("t", "s", "values"),
+    [(0.994, 0.006, (".01207199", "-.49697284", "2.01203578")), (0.9, 0.5, (".60975610", "-.22086305", "2.20863052"))],
+)
+def test_trigflow_maps_are_imms(t: float, s: float, values: tuple[str, str, str]) -> None:
+    """IMM's "simple_edm" on OT-FM states (1 - t) y + t sigma_data z = (1 - t) x with t = sigma / (sigma + sigma_data)."""
+    sigma, to = (torch.tensor([0.5 * u / (1 - u)], dtype=torch.float64) for u in (t, s))
+    c_skip, c_out, c_in, _ = TRIG_TIME.coefficients(sigma, to)
+    theirs = (c_skip * (1 - s) / (1 - t), c_out * (1 - s), c_in / (1 - t))
+    assert all(is_printed(float(v), text) for v, text in zip(theirs, values, strict=True)), theirs
+
+
+def test_the_flow_in_its_own_terms() -> None:
+    """z_r = z_t - (t - r) u with z_t = (1 - t) x (Geng et al. 2025, equation 5)."""
+    sigma, to = torch.tensor([0.3, 5.0], dtype=torch.float64), torch.tensor([0.1, 0.0], dtype=torch.float64)
+    x = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    told: list[Tensor] = []
+
+    def network(z: Tensor, c: Tensor, second: Tensor) -> Tensor:
+        told.extend((c, second))
+        return z.cos()
+
+    t, r = sigma / (1 + sigma), to / (1 + to)
+    z = (1 - t)[:, None, None, None] * x
+    expected = (z - (t - r)[:, None, None, None] * z.cos()) / (1 - r)[:, None, None, None]
+    torch.testing.assert_close(FLOW(network, x, sigma, to=to), expected, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(told[0], t)
+    torch.testing.assert_close(told[1], t - r)
+
+
+@pytest.mark.parametrize("kind", [TRIG, FLOW], ids=lambda p: p.kind)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_to_where_it_stands_is_the_identity(kind: Preconditioning, dtype: torch.dtype) -> None:
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    sigma = torch.tensor([0.002, 1.0, 80.0], dtype=dtype)
+    out = kind(lambda x, c, second: 1e3 + x, x, sigma, to=sigma)
+    torch.testing.assert_close(out, x, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_a_clock_or_an_end_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InputError, match=r"clock is 'time': the edm preconditioning has none but ln\(sigma\)"):
+        Preconditioning("edm", 0.5, 0.0, "time")
+    with pytest.raises(InputError, match="clock 'angle' is not known; known: log, time"):
+        Preconditioning("trigflow", 0.5, 0.0, "angle")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the trigflow preconditioning ends at 0"):
+        Preconditioning("trigflow", 0.5, 0.002)

@@ -23,6 +23,7 @@ from atonce.model_config import (
     Kind,
     Sampler,
     check_noise,
+    check_to,
     checked_labels,
     default_batch,
     drawn_labels,
@@ -35,6 +36,7 @@ from atonce.model_config import (
 from atonce.model_config import ModelConfig as ModelConfig
 from atonce.networks.build import build
 from atonce.sampling.guidance import guided
+from atonce.sampling.jump import jump
 from atonce.sampling.ode import Churn, integrate
 from atonce.sampling.restart import restart
 
@@ -174,14 +176,12 @@ class ConsistencyModel(nn.Module):
         Raises:
             InputError: Shapes, labels or options that this model cannot honour.
         """
-        if to is not None and self.kind != "flow_map":
-            raise InputError(
-                f"to={to:g} asks for a point inside the trajectory: this is a {self.kind} model, only flow maps can"
-            )
+        if to is not None:
+            check_to(to, self.kind, self.sigma_end, torch.as_tensor(sigma))
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
             raise InputError(f"x has shape {tuple(x.shape)}, this model takes [B, {', '.join(map(str, self.shape))}]")
         labels = self._labels(label, x.shape[0])
-        return self._f(self.network, x, sigma, labels, guidance_scale(self.config.guidance, guidance, labels))
+        return self._f(self.network, x, sigma, labels, guidance_scale(self.config.guidance, guidance, labels), to=to)
 
     def _f(
         self,
@@ -191,6 +191,7 @@ class ConsistencyModel(nn.Module):
         label: Tensor | None,
         scale: float | Tensor | None = None,
         largest: float | None = None,
+        to: float | None = None,
     ) -> Tensor:
         work = x.to(torch.promote_types(x.dtype, torch.float32))
         s = torch.as_tensor(sigma, dtype=work.dtype, device=work.device).reshape(-1)
@@ -203,7 +204,7 @@ class ConsistencyModel(nn.Module):
         dtype = next(network.parameters()).dtype
 
         def call(x: Tensor, sigma: Tensor, label: Tensor | None, **told: Tensor) -> Tensor:
-            return self.config.preconditioning(network, x, sigma, dtype=dtype, label=label, **told)
+            return self.config.preconditioning(network, x, sigma, to=to, dtype=dtype, label=label, **told)
 
         if scale is None:
             out = call(work, s, label)
@@ -258,7 +259,8 @@ class ConsistencyModel(nn.Module):
             guidance: Scale w of D_u + w (D_c - D_u), for models that can (see :class:`Guidance`).
             sigmas: Starting noise levels of the intervals, descending, instead of the default; a closing ``sigma_end`` or 0 may
                 stand at the end. They replace ``steps``.
-            sampler: ``"auto"``; ``"restart"`` for consistency models; ``"heun"`` or ``"euler"`` for denoisers.
+            sampler: ``"auto"``; ``"restart"`` for consistency models; ``"jump"`` (usual) or ``"restart"`` for flow maps;
+                ``"heun"`` or ``"euler"`` for denoisers.
             ema: Name of a set of weights (see :attr:`ema_names`), or the decay of an average. By default the first, or for a
                 student of progressive distillation the one that has learnt as many steps as are asked for.
             batch: Images computed at once; default 256 on a GPU, 64 elsewhere.
@@ -298,14 +300,9 @@ class ConsistencyModel(nn.Module):
 
             def report(info: dict[str, object], part: slice = part) -> None:
                 if callback is not None:
-                    callback(
-                        {
-                            **info,
-                            "calls": twice * int(info["calls"]),  # type: ignore[call-overload]
-                            "first": first + part.start,
-                            "done": part.stop if info["step"] == intervals - 1 else part.start,
-                        }
-                    )
+                    calls = twice * int(info["calls"])  # type: ignore[call-overload]
+                    done = part.stop if info["step"] == intervals - 1 else part.start
+                    callback({**info, "calls": calls, "first": first + part.start, "done": done})
 
             rows = None if label is None else label[part]
             w = scale[part] if isinstance(scale, Tensor) else scale
@@ -325,9 +322,11 @@ class ConsistencyModel(nn.Module):
     ) -> Tensor:
         largest = self.sigma_max * (2**0.5 if churn is not None else 1)  # churn raises the first level above the grid
 
-        def f(x: Tensor, sigma: float) -> Tensor:
-            return self._f(network, x, sigma, label, scale, largest)
+        def f(x: Tensor, sigma: float, to: float | None = None) -> Tensor:
+            return self._f(network, x, sigma, label, scale, largest, to)
 
+        if self.kind == "flow_map" and sampler in ("auto", "jump"):
+            return jump(f, draw, times, self.sigma_end, self.clip, report)
         if self.kind != "denoiser":
             return restart(f, draw, times, self.sigma_end, self.clip, report)
         order = 1 if "euler" in (sampler, self.config.sampler if sampler == "auto" else "") else 2

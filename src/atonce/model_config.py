@@ -15,12 +15,12 @@ from atonce.core.errors import InputError
 from atonce.core.streams import Stream, uniform
 from atonce.networks.build import NetworkConfig
 from atonce.preconditioning import Preconditioning
-from atonce.sampling.times import check_steps, check_times, denoiser_times, restart_times
+from atonce.sampling.times import check_steps, check_times, denoiser_times, jump_times, restart_times
 
 MOST = 1 << 53  # images of one call and their indices; memory sets a lower limit by far
 
 Kind = Literal["consistency", "flow_map", "denoiser"]
-Sampler = Literal["auto", "restart", "heun", "euler"]
+Sampler = Literal["auto", "restart", "jump", "heun", "euler"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,13 @@ class ModelConfig:
             raise InputError(f"model kind {self.kind!r} is not known; known: consistency, flow_map, denoiser")
         if self.sampler not in get_args(Sampler):
             raise InputError(f"model sampler {self.sampler!r} is not known; known: {', '.join(get_args(Sampler))}")
+        if (self.kind == "flow_map") != self.preconditioning.second:
+            raise InputError(
+                f"the model is a {self.kind}, its preconditioning has second={self.preconditioning.second}: the network of a "
+                "flow map is told a second time, and no other"
+            )
+        if self.preconditioning.second and not self.network.second_time:
+            raise InputError("the preconditioning has second=True, the network second_time=False: it must have this input")
         if not 0 < self.sigma_min < self.sigma_max:
             raise InputError(
                 f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}: 0 < sigma_min < sigma_max must hold"
@@ -125,6 +132,24 @@ def guidance_scale(known: Guidance | None, guidance: float | Tensor | None, labe
     if known.form == "embedded" and not bool(((values >= known.scales[0]) & (values <= known.scales[1])).all()):
         raise InputError(f"{shown} is out of range: this model knows {known.scales[0]:g} to {known.scales[1]:g}")
     return float(values) if values.numel() == 1 else values.to(label.device)
+
+
+def check_to(to: float, kind: Kind, end: float, sigma: Tensor) -> None:
+    """Refuse a noise level to map to that a model cannot reach.
+
+    Args:
+        to: The noise level.
+        kind: Of the model.
+        end: Where its trajectories end.
+        sigma: Noise levels of the states.
+
+    Raises:
+        InputError: The model is no flow map, or the level is not between its end and the states'.
+    """
+    if kind != "flow_map":
+        raise InputError(f"to={to:g} asks for a point inside the trajectory: this is a {kind} model, only flow maps can")
+    if not end <= to <= float(sigma.min()) * (1 + 1e-6):
+        raise InputError(f"to is {to:g}, must be from {end:g} to sigma, which is {float(sigma.min()):g}")
 
 
 def drawn_labels(keys: int | Tensor, index: Tensor, classes: int) -> Tensor:
@@ -241,7 +266,8 @@ def sample_times(config: ModelConfig, steps: int, sigmas: Sequence[float] | None
         InputError: The sampler does not fit the model, or a value is out of range.
     """
     denoiser, end = config.kind == "denoiser", config.preconditioning.sigma_end
-    allowed = ("auto", "heun", "euler") if denoiser else ("auto", "restart")
+    jumps = config.kind == "flow_map"
+    allowed = ("auto", "heun", "euler") if denoiser else ("auto", "restart", *(["jump"] if jumps else []))
     if sampler not in allowed:
         raise InputError(f"sampler {sampler!r} does not fit a {config.kind} model; possible: {', '.join(allowed)}")
     check_steps(steps)
@@ -252,6 +278,8 @@ def sample_times(config: ModelConfig, steps: int, sigmas: Sequence[float] | None
         return [*config.time_points[steps], *([0.0] if denoiser else [])]
     if denoiser:
         return denoiser_times(steps, config.sigma_min, config.sigma_max)
+    if jumps and sampler != "restart":
+        return jump_times(steps, config.sigma_max)
     return restart_times(steps, config.sigma_max, config.preconditioning.sigma_data)
 
 

@@ -18,8 +18,11 @@ Make = Callable[..., ConsistencyModel]
 
 
 def make_model(channels: int = 1, classes: int = 0, card: dict[str, Any] | None = None, **changes: Any) -> ConsistencyModel:
+    maps = changes.get("kind") == "flow_map"
     network = UNetConfig(
-        size=8, image_channels=channels, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,), labels=classes
+        *(8, channels, 8, (1, 2), 1, (4,)),
+        labels=classes,
+        second_time=maps,
     )
     net = UNet(network, 3)
     generator = torch.Generator().manual_seed(3)
@@ -28,7 +31,8 @@ def make_model(channels: int = 1, classes: int = 0, card: dict[str, Any] | None 
             if parameter.dim() > 1:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(noise * parameter[0].numel() ** -0.5)
-    changes.setdefault("preconditioning", Preconditioning("boundary", 0.5, 0.002))
+    usual = Preconditioning("flow", 0.5, 0.0, "time", True) if maps else Preconditioning("boundary", 0.5, 0.002)
+    changes.setdefault("preconditioning", usual)
     return ConsistencyModel(ModelConfig(network, **changes), net, card=card)
 
 

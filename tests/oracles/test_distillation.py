@@ -192,7 +192,7 @@ def test_the_loss_of_the_engine_at_the_exact_student(path: str) -> None:
     """The engine's distance of each pair at the exact student is the square of (a_t - a_r step) x_t, in closed form."""
     made = engine(cd(path=path), teacher=teacher())
     exact = Closed(made.preconditioning, exact_gain)
-    made._forward = made._target_forward = exact
+    made.student = made.target_student = exact
     index = torch.arange(512)
     ((x_t, t), (_, r)), terms = spied(made, index)
     t, r = t.double(), r.double()
@@ -210,7 +210,7 @@ def test_heun_is_nearer_to_the_exact_student_than_euler() -> None:
     means = {}
     for path in ("euler", "heun"):
         made = engine(cd(path=path), teacher=teacher())
-        made._forward = made._target_forward = Closed(made.preconditioning, exact_gain)
+        made.student = made.target_student = Closed(made.preconditioning, exact_gain)
         means[path] = float(spied(made, torch.arange(512))[1].distance.mean())
     assert means["heun"] < 0.2 * means["euler"]
 

@@ -72,6 +72,21 @@ def changes_of() -> dict[str, tuple[str, Any, dict[str, Any]]]:
         "cd-ema-target": ("cd", plain, {"teacher": teacher(), "target": "ema", "mu": 0.95, "distance": "l1"}),
         "cd-augment": ("cd", told, {"teacher": teacher(0, 9), "augment": 0.5}),
         "ict-augment": ("ict", told, {"s1": 20, "augment": 0.5, "ema": ("power-0.05",)}),
+        "ect-hour": ("ect", plain, {"form": "hour"}),
+        "ect-imagenet": ("ect", plain, {"form": "imagenet", "ect_stages": 3}),
+        "sct": ("sct", tiny_network(double_norm=True), {"tangent_warmup": 160}),
+        "sct-conditional": ("sct", by_class, {"conditional": True, "tangent_norm": "rms", "weight": "one", "lr": 1e-3}),
+        "sct-difference": ("sct", plain, {"init": teacher(), "derivative": "difference", "tangent_norm": "clip"}),
+        "scd": ("scd", plain, {"teacher": teacher(), "tangent_warmup": 0, "dropout": 0.1}),
+        "scd-guided": ("scd", by_class, {**guided, "guidance": 2.5, "tangent_norm": "rcm"}),
+        "meanflow": ("meanflow", tiny_network(second_time=True), {"lr": 1e-3}),
+        "meanflow-init": ("meanflow", tiny_network(second_time=True), {"init": teacher(), "r_mean": -4.0, "lr": 1e-3}),
+        "imf-guided": (
+            "meanflow",
+            tiny_network(10, second_time=True, guidance=True),
+            {"form": "imf", "conditional": True, "label_dropout": 0.1, "guidance": (1.0, 4.0), "lr": 1e-3},
+        ),
+        "imm": ("imm", tiny_network(second_time=True), {"lr": 1e-3}),
         "progressive-guided": ("progressive", by_class, {**guided, "guidance": 2.5, "teacher_steps": 4, "lr": 1e-3}),
     }
 

@@ -39,7 +39,8 @@ def main() -> None:
             if line["images"] == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)  # one process is asked, all stop
 
-        recipe = presets.ict(384, 15, seed, network=NETWORK, s1=20, dropout=0.1, ema=(0.9, 0.99))
+        changes = {"s1": 20} if (preset := job.pop("preset", "ict")) == "ict" else {"tangent_warmup": 200, "ema_rampup": 0.0}
+        recipe = presets.PRESETS[preset](384, 15, seed, network=NETWORK, dropout=0.1, ema=(0.9, 0.99), **changes)
         try:
             run = atonce.train(recipe, "digits", out, callback=callback, **job)
             answer: dict[str, Any] = {"finished": run.finished, "images_seen": run.images_seen, "lines": len(lines)}

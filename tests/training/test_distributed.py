@@ -43,6 +43,10 @@ def recipe(tools):
     return presets.ict(384, 15, 0, network=tools.NETWORK, s1=20, dropout=0.1, ema=(0.9, 0.99))
 
 
+def continuous(tools):
+    return presets.sct(384, 15, 0, network=tools.NETWORK, tangent_warmup=200, dropout=0.1, ema=(0.9, 0.99), ema_rampup=0.0)
+
+
 def close(one: Path, other: Path, ignored: tuple[str, ...] = ()) -> None:
     """Checkpoints and logs agree but for the order of summation."""
     a, b = (newest_checkpoint(folder / "checkpoints") for folder in (one, other))
@@ -69,6 +73,7 @@ def alone(tools, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     run = tools.train(folder / "whole", recipe(tools), **OPTIONS)
     assert run.finished
+    assert tools.train(folder / "tangents", continuous(tools), **OPTIONS).finished
 
     from atonce.training.engine import Engine
 
@@ -101,6 +106,7 @@ def together(alone, tmp_path_factory):
         {"out": str(folder / "resumed")},
         {"out": str(folder / "foreign")},
         {"out": str(folder / "seeds"), "seeds": [0, 1]},
+        {"out": str(folder / "tangents"), "preset": "sct"},
     ]
     jobs = [*(job | OPTIONS for job in jobs), {"out": str(folder / "command"), "words": COMMAND}]
     done = torchrun(str(Path(__file__).with_name("pair.py")), json.dumps(jobs), str(folder))
@@ -121,6 +127,17 @@ def test_two_processes_learn_what_one_learns(together, alone):
         assert answers["whole", rank]["finished"]
         assert answers["whole", rank]["images_seen"] == 375
     assert answers["whole", 0]["sample"] == answers["whole", 1]["sample"]  # both hold the model
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_learn_the_same_from_tangents(together, alone):
+    """Continuous time: the gradients of the network and of the learnt weight are both summed over the processes."""
+    folder, answers = together
+    close(folder / "tangents", alone / "tangents")
+    assert answers["tangents", 0]["finished"]
+    tensors = newest_checkpoint(folder / "tangents" / "checkpoints").tensors
+    assert float(tensors["head/weight"].abs().max()) > 1e-4
+    assert float(tensors["optimizer/1/exp_avg_sq"].abs().max()) > 0
 
 
 @pytest.mark.timeout(900)

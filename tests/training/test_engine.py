@@ -181,12 +181,12 @@ def test_masks_of_their_own_would_drown_the_pairs() -> None:
     made = engine(recipe(dropout=0.3))
     index, stage = torch.arange(64), Stage(points=1281)
     shared = float(made.terms(index, stage, torch.float32)[0].distance.median())
-    original, count = made._forward, iter(range(2))
+    original, count = made.student, iter(range(2))
 
     def second_call_with_others(*args: Any, masks: list[Tensor], **rest: Any) -> Tensor:
         return original(*args, masks=masks if next(count) == 0 else [m.roll(1, 0) for m in masks], **rest)
 
-    made._forward = made._target_forward = second_call_with_others
+    made.student = made.target_student = second_call_with_others
     own = float(made.terms(index, stage, torch.float32)[0].distance.median())
     assert own > 3 * shared
 

@@ -17,12 +17,14 @@ FOLDER = Path(__file__).with_name("golden")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))  # presets, and branches that they do not reach by themselves
 TOLERANCE = 1e-5  # relative; one machine repeats every digit, other instruction sets (AVX2, AVX-512) change 1e-7
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def curves() -> dict[str, list[float]]:
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip(f"the curves are those of x86, this is {platform.machine()}")
-    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

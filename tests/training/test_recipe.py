@@ -17,15 +17,19 @@ from atonce.core.errors import InputError
 from atonce.model_files import model_identity
 from atonce.networks.unet import UNetConfig, ncsnpp
 from atonce.noise.curricula import n_ict
+from atonce.training.limits import RANGES as LIMITS
 from atonce.training.presets import PRESETS, cd, ct, diffusion, digits, ect, ict
-from atonce.training.recipe import _RANGES, Recipe
+from atonce.training.recipe import Recipe
 
 NETWORK = UNetConfig(size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,))
-RANGES = {name: (low, high) for name, low, high, _ in _RANGES}
-OPTIONAL = {"huber_c"}
+RANGES = {name: (low, high) for name, low, high, _ in LIMITS}
+OPTIONAL = {"huber_c", "r_mean"}
 WORDS = {"sigma_data", "mu"}
 INTEGERS = {f.name for f in dataclasses.fields(Recipe) if f.type == "int"}
-LITERALS = ("preconditioning", "pairs", "path", "target", "distance", "weight", "curriculum", "optimizer")
+LITERALS = (
+    *("preconditioning", "clock", "pairs", "path", "target", "distance", "weight", "curriculum", "optimizer"),
+    *("tangent_norm", "derivative", "direction", "imm_a"),
+)
 
 
 def test_every_number_has_a_range() -> None:

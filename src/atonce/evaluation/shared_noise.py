@@ -16,6 +16,7 @@ from atonce.core.streams import Stream, normal
 from atonce.data.limits import check_memory
 from atonce.model import ConsistencyModel
 from atonce.model_config import checked_labels, drawn_labels, guidance_scale
+from atonce.sampling.jump import jump
 from atonce.sampling.restart import restart
 from atonce.sampling.times import check_times
 
@@ -119,19 +120,20 @@ class SharedNoise:
                 return noise[k][rows].to(device)
             return normal(self.seed, torch.arange(rows.start, rows.stop), self.model.shape, Stream.SAMPLE, k).to(device)
 
-        def f(x: Tensor, sigma: float) -> Tensor:
+        def f(x: Tensor, sigma: float, to: float | None = None) -> Tensor:
             nonlocal step
             step += 1
             if step <= skip:
                 return known if known is not None and step == skip else x
-            return self.model(x, sigma, label, guidance=self.guidance)
+            return self.model(x, sigma, label, to=to, guidance=self.guidance)
 
         def keep(info: dict[str, Any]) -> None:
             k = info["step"] + 1
             if k in fresh:
                 fresh[k].append(info["x0"])
 
-        return restart(f, draw, times, self.model.sigma_end, self.model.clip, keep)
+        sampler = jump if self.model.kind == "flow_map" else restart
+        return sampler(f, draw, times, self.model.sigma_end, self.model.clip, keep)
 
     def _noise(self, step: int) -> Tensor:
         if step not in self._kept:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atonce.core.errors import InputError
-from atonce.networks.checks import check_flags, check_guidance, check_shape, check_tuples, check_whole
-from atonce.networks.layers import Conv, GroupNorm, GuidanceEmbedding, Linear, drop, mask_sizes, self_attention
+from atonce.networks.checks import check_flags, check_inputs, check_shape, check_tuples, check_whole
+from atonce.networks.forward_mode import silu
+from atonce.networks.layers import Conv, GroupNorm, GuidanceEmbedding, Linear, drop, mask_sizes, pixel_norm, self_attention
 
 _LOWEST = {
     "size": 4,
@@ -49,7 +50,9 @@ class ADMConfig:
     labels: int = 0  # classes; 0: unconditional
     augment_labels: int = 0  # width of the augmentation label vector
     guidance: bool = False  # whether the guidance scale is an input
+    second_time: bool = False  # whether a second time is an input (flow maps)
     dropout_resolution: int = 0  # dropout only in blocks of at most this resolution; 0: in all
+    double_norm: bool = False  # scale and shift are normalised over the channels (sCM); needs scale_shift
 
     def __post_init__(self) -> None:
         """Check every field; a wrong one is named with its range.
@@ -59,7 +62,9 @@ class ADMConfig:
         """
         check_whole(self, _LOWEST)
         check_tuples(self, ("channel_mult", "attention"))
-        check_flags(self, ("scale_shift", "guidance"))
+        check_flags(self, ("scale_shift", "guidance", "second_time", "double_norm"))
+        if self.double_norm and not self.scale_shift:
+            raise InputError("network double_norm is True, which normalises scale and shift: set scale_shift=True")
         scale = self.noise_scale
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < math.inf:
             raise InputError(f"network noise_scale is {scale!r}, must be a number above 0")
@@ -106,6 +111,7 @@ class ADMBlock(nn.Module):
         resample: ``"up"``, ``"down"`` or ``None``.
         heads: Attention heads after the convolutions; 0 for none.
         scale_shift: False: the embedding is added before the second normalisation.
+        double: Scale and shift are normalised over the channels (Lu and Song 2024, equation 8).
     """
 
     def __init__(
@@ -116,9 +122,11 @@ class ADMBlock(nn.Module):
         resample: Literal["up", "down"] | None = None,
         heads: int = 0,
         scale_shift: bool = True,
+        double: bool = False,
     ) -> None:
         super().__init__()
-        self.out_channels, self.heads, self.scale_shift = out_channels, heads, scale_shift
+        self.out_channels, self.heads = out_channels, heads
+        self.scale_shift, self.double_norm = scale_shift, double
         self.norm0 = GroupNorm(in_channels, eps=1e-5)
         self.conv0 = Conv(in_channels, out_channels, 3, resample)
         self.affine = Linear(embedding, out_channels * (2 if scale_shift else 1))
@@ -135,14 +143,17 @@ class ADMBlock(nn.Module):
             self.proj = Conv(out_channels, out_channels, 1, gain=0.0)
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None = None) -> Tensor:
-        y = self.conv0(F.silu(self.norm0(x)))
+        y = self.conv0(silu(self.norm0(x)))
         condition = self.affine(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = condition.chunk(2, dim=1)
-            y = self.norm1(y) * (1 + scale) + shift
+            scale = 1 + scale
+            if self.double_norm:
+                scale, shift = pixel_norm(scale), pixel_norm(shift)
+            y = self.norm1(y) * scale + shift
         else:
             y = self.norm1(y + condition)
-        y = self.conv1(drop(F.silu(y), mask)) + (x if self.skip is None else self.skip(x))
+        y = self.conv1(drop(silu(y), mask)) + (x if self.skip is None else self.skip(x))
         return y + self.proj(self_attention(self.qkv(self.norm2(y)), self.heads)) if self.heads else y
 
 
@@ -161,12 +172,14 @@ class ADM(nn.Module):
         self.map_noise = TimestepEmbedding(width)
         self.map_augment = Linear(config.augment_labels, width, bias=False, gain=0.0) if config.augment_labels else None
         self.map_guidance = GuidanceEmbedding(width) if config.guidance else None
+        self.map_second = GuidanceEmbedding(width, 1.0) if config.second_time else None
         self.map_layer0 = Linear(width, emb)
         self.map_layer1 = Linear(emb, emb)
         self.map_label = Linear(config.labels, emb, bias=False) if config.labels else None
 
         def block(cin: int, cout: int, resample: Literal["up", "down"] | None = None, attend: bool = False) -> ADMBlock:
-            return ADMBlock(cin, cout, emb, resample, config.heads(cout) if attend else 0, config.scale_shift)
+            heads = config.heads(cout) if attend else 0
+            return ADMBlock(cin, cout, emb, resample, heads, config.scale_shift, config.double_norm)
 
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         out = width * config.channel_mult[0]
@@ -199,19 +212,28 @@ class ADM(nn.Module):
         if seed is not None:
             initialise(self, seed)
 
-    def embed(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None, guidance: Tensor | None = None) -> Tensor:
-        """Embedding [B, E] of the noise level, the class label, the augmentation label and the guidance scale."""
+    def embed(
+        self,
+        c_noise: Tensor,
+        label: Tensor | None,
+        augment: Tensor | None,
+        guidance: Tensor | None = None,
+        second: Tensor | None = None,
+    ) -> Tensor:
+        """Embedding [B, E] of noise level, class label, augmentation label, guidance scale and second time."""
         emb: Tensor = self.map_noise(c_noise * self.config.noise_scale)
         if self.map_augment is not None and augment is not None:
             emb = emb + self.map_augment(augment.to(emb.dtype))
         if self.map_guidance is not None and guidance is not None:
             emb = emb + self.map_guidance(guidance.to(emb.dtype))
-        emb = self.map_layer1(F.silu(self.map_layer0(emb)))
+        if self.map_second is not None and second is not None:
+            emb = emb + self.map_second(second.to(emb.dtype))
+        emb = self.map_layer1(silu(self.map_layer0(emb)))
         if self.map_label is not None and label is not None:
             # One column of the weights for each class; a negative label means "no class" and adds nothing.
             onehot = F.one_hot(label.clamp(min=0), self.config.labels) * (label >= 0)[:, None]
             emb = emb + self.map_label(onehot.to(emb.dtype))
-        return F.silu(emb)
+        return silu(emb)
 
     def forward(
         self,
@@ -221,6 +243,7 @@ class ADM(nn.Module):
         augment: Tensor | None = None,
         guidance: Tensor | None = None,
         masks: Sequence[Tensor | None] | None = None,
+        second: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -231,15 +254,16 @@ class ADM(nn.Module):
             augment: Augmentation labels [B, A]; ``None`` means not augmented.
             guidance: Guidance scales [B] or [1], for a network with this input; ``None`` adds nothing, as before distillation.
             masks: Scaled dropout masks, one for each block, sized by :meth:`mask_sizes`; ``None`` or empty: no dropout.
+            second: Second time [B] or [1] of a flow map, for a network with this input; ``None`` adds nothing.
 
         Returns:
             F of the input's shape and dtype.
 
         Raises:
-            InputError: A guidance scale is given to a network without this input.
+            InputError: A guidance scale or a second time is given to a network without this input.
         """
-        check_guidance(self.config, guidance)
-        emb = self.embed(c_noise, label, augment, guidance).to(x.dtype)
+        check_inputs(self.config, guidance=guidance, second_time=second)
+        emb = self.embed(c_noise, label, augment, guidance, second).to(x.dtype)
         remaining = iter(masks) if masks is not None else None
         skips: list[Tensor] = []
         for module in self.enc.values():
@@ -249,7 +273,12 @@ class ADM(nn.Module):
             if "_block" in name:
                 x = torch.cat([x, skips.pop()], dim=1)
             x = module(x, emb, next(remaining) if remaining else None)
-        return self.out_conv(F.silu(self.out_norm(x)))
+        return self.out_conv(silu(self.out_norm(x)))
+
+    @property
+    def output(self) -> str:
+        """How the names of the output layer's parameters begin."""
+        return "out_conv."
 
     def mask_sizes(self) -> list[int]:
         """Elements per sample of each block's dropout mask, in the order of use; 0 for a block without dropout."""

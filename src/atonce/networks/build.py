@@ -15,6 +15,8 @@ Network: TypeAlias = UNet | ADM
 
 ARCHITECTURES: dict[str, type[UNetConfig] | type[ADMConfig]] = {"unet": UNetConfig, "adm": ADMConfig}
 
+_LATER = ("second_time", "double_norm")
+
 
 def build(config: NetworkConfig, seed: int | None = 0) -> Network:
     """The network of a configuration.
@@ -39,9 +41,13 @@ def build(config: NetworkConfig, seed: int | None = 0) -> Network:
 
 
 def config_to_dict(config: NetworkConfig) -> dict[str, Any]:
-    """A configuration as JSON values: ``architecture`` first, then its fields, with lists for tuples."""
+    """A configuration as JSON values: ``architecture`` first, then its fields, with lists for tuples.
+
+    Flags that came later are left out while they are off, so that digests of recipes stay what they were.
+    """
     name = next(name for name, kind in ARCHITECTURES.items() if isinstance(config, kind))
-    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+    values = {k: v for k, v in dataclasses.asdict(config).items() if v or k not in _LATER}
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     return {"architecture": name, **fields}
 
 

@@ -91,15 +91,17 @@ def check_shape(config: Any) -> None:
         )
 
 
-def check_guidance(config: Any, guidance: object) -> None:
-    """Refuse a guidance scale that would be ignored.
+def check_inputs(config: Any, **given: object) -> None:
+    """Refuse an input that would be ignored: a guidance scale or a second time for a network that knows none.
 
     Args:
         config: A network configuration.
-        guidance: Guidance scales, or ``None``.
+        given: Inputs, or ``None``, by the name of the flag that says that the network has them.
 
     Raises:
-        InputError: A scale is given and the network has no input for it.
+        InputError: One is given and the network has no input for it.
     """
-    if guidance is not None and not config.guidance:
-        raise InputError("this network has no guidance input: only one whose configuration says guidance=True takes a scale")
+    for name, value in given.items():
+        if value is not None and not getattr(config, name):
+            word, taken = {"guidance": ("guidance", "a scale")}.get(name, ("second-time", "one"))
+            raise InputError(f"this network has no {word} input: only one whose configuration says {name}=True takes {taken}")

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atonce.networks import forward_mode
+from atonce.networks.forward_mode import silu
+
 
 class Linear(nn.Module):
     """y = x W^T + b with Xavier-uniform weights times ``gain`` (drawn by :func:`initialise`)."""
@@ -25,8 +28,9 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return forward_mode.affine(lambda v, b: F.linear(v, weight, b), x, bias)
 
 
 class Conv(nn.Module):
@@ -74,9 +78,13 @@ class Conv(nn.Module):
         return F.conv_transpose2d(x, taps * 4, stride=2, padding=self.margin, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        weight = self.weight.to(x.dtype)
+        return forward_mode.affine(lambda v, b: self._convolve(v, weight, b), x, self.bias.to(x.dtype))
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.resample and self.fused:
-            return self._filter(F.conv2d(x, weight, padding=self.kernel // 2 + self.margin)) + bias[:, None, None]
+            x = self._filter(F.conv2d(x, weight, padding=self.kernel // 2 + self.margin))
+            return x if bias is None else x + bias[:, None, None]
         return F.conv2d(self._filter(x) if self.resample else x, weight, bias, padding=self.kernel // 2)
 
 
@@ -92,7 +100,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return forward_mode.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class PositionalEmbedding(nn.Module):
@@ -113,16 +121,18 @@ class GuidanceEmbedding(nn.Module):
     """The guidance scale w as a condition: a linear map, without bias, of the sinusoidal embedding of 1000 w.
 
     Source: Luo et al. 2023 (Latent Consistency Models), section 4.2: added to the embedding of the noise. The weights
-    start at zero, so that a student that takes over its teacher's weights is exactly its teacher at every w.
+    start at zero, so that a student that takes over its teacher's weights is exactly its teacher at every w. The second
+    time of a flow map is told in the same way, with factor 1.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, factor: float = 1000.0) -> None:
         super().__init__()
+        self.factor = factor
         self.features = PositionalEmbedding(channels)
         self.weight = nn.Parameter(torch.zeros(channels, channels))
 
     def forward(self, guidance: Tensor) -> Tensor:
-        return F.linear(self.features(guidance * 1000.0), self.weight.to(guidance.dtype))
+        return F.linear(self.features(guidance * self.factor), self.weight.to(guidance.dtype))
 
 
 class FourierEmbedding(nn.Module):
@@ -153,6 +163,8 @@ class Block(nn.Module):
         resample: ``"up"``, ``"down"`` or ``None``.
         taps: Taps of the resampling filter.
         heads: Attention heads after the convolutions; 0 for none.
+        double: The embedding scales and shifts after the second norm, both normalised over the channels (Lu and Song 2024,
+            equation 8); otherwise it is added before.
     """
 
     def __init__(
@@ -163,12 +175,13 @@ class Block(nn.Module):
         resample: Literal["up", "down"] | None = None,
         taps: tuple[int, ...] = (1, 1),
         heads: int = 0,
+        double: bool = False,
     ) -> None:
         super().__init__()
-        self.out_channels = out_channels
+        self.out_channels, self.double_norm = out_channels, double
         self.norm0 = GroupNorm(in_channels)
         self.conv0 = Conv(in_channels, out_channels, 3, resample, taps)
-        self.affine = Linear(embedding, out_channels)
+        self.affine = Linear(embedding, 2 * out_channels if double else out_channels)
         self.norm1 = GroupNorm(out_channels)
         self.conv1 = Conv(out_channels, out_channels, 3, gain=1e-5)
         self.skip = None
@@ -181,15 +194,27 @@ class Block(nn.Module):
             self.proj = Conv(out_channels, out_channels, 1, gain=1e-5)
 
     def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None = None) -> Tensor:
-        y = self.conv0(F.silu(self.norm0(x)))
-        y = F.silu(self.norm1(y + self.affine(emb)[:, :, None, None]))
+        y = self.conv0(silu(self.norm0(x)))
+        y = silu(self.adapt(y, self.affine(emb)[:, :, None, None]))
         y = drop(y, mask)
         y = (self.conv1(y) + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
         return (y + self.attend(y)) * math.sqrt(0.5) if self.heads else y
 
+    def adapt(self, y: Tensor, condition: Tensor) -> Tensor:
+        """The second normalisation and the embedding's say in it."""
+        if self.double_norm:
+            scale, shift = condition.chunk(2, dim=1)
+            return self.norm1(y) * pixel_norm(1 + scale) + pixel_norm(shift)
+        return self.norm1(y + condition)
+
     def attend(self, x: Tensor) -> Tensor:
         """Self-attention of [B, C, H, W] between 1x1 convolutions, without the residual."""
         return self.proj(self_attention(self.qkv(self.norm2(x)), self.heads))
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-4) -> Tensor:
+    """X / sqrt(mean(x^2) + eps) over the channels of [B, C, ...] (Karras et al. 2018, section 4.2)."""
+    return x * (x.square().mean(1, keepdim=True) + eps).rsqrt()
 
 
 def drop(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -208,10 +233,13 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
         [B, C, H, W].
     """
     b, c, h, w = qkv.shape[0], qkv.shape[1] // 3, *qkv.shape[2:]
-    # One copy to [3, B, heads, HW, C / heads]: with strided q, k, v the products on a CPU become a loop over the batch.
-    q, k, v = qkv.reshape(b, heads, c // heads, 3, h * w).permute(3, 0, 1, 4, 2).contiguous().unbind(0)
-    a = F.scaled_dot_product_attention(q, k, v)
-    return a.transpose(-1, -2).reshape(b, c, h, w)
+
+    def split(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # One copy to [3, B, heads, HW, C / heads]: with strided q, k, v the products on a CPU become a loop over the batch.
+        q, k, v = qkv.reshape(b, heads, c // heads, 3, h * w).permute(3, 0, 1, 4, 2).contiguous().unbind(0)
+        return q, k, v
+
+    return forward_mode.attention(qkv, split).transpose(-1, -2).reshape(b, c, h, w)
 
 
 def mask_sizes(parts: Iterable[nn.ModuleDict], kind: type[nn.Module], dropout_resolution: int) -> list[int]:

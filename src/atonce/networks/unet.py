@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atonce.core.errors import InputError
-from atonce.networks.checks import check_flags, check_guidance, check_shape, check_tuples, check_whole
+from atonce.networks.checks import check_flags, check_inputs, check_shape, check_tuples, check_whole
+from atonce.networks.forward_mode import silu
 from atonce.networks.layers import (
     Block,
     Conv,
@@ -62,7 +63,9 @@ class UNetConfig:
     labels: int = 0  # classes; 0: unconditional
     augment_labels: int = 0  # width of the augmentation label vector
     guidance: bool = False  # whether the guidance scale is an input
+    second_time: bool = False  # whether a second time is an input (flow maps)
     dropout_resolution: int = 0  # dropout only in blocks of at most this resolution; 0: in all
+    double_norm: bool = False  # the embedding scales and shifts, both normalised (sCM); False: is added before the second norm
 
     def __post_init__(self) -> None:
         """Check every field; a wrong one is named with its range.
@@ -72,7 +75,7 @@ class UNetConfig:
         """
         check_whole(self, _LOWEST)
         check_tuples(self, ("channel_mult", "attention", "taps"))
-        check_flags(self, ("guidance",))
+        check_flags(self, ("guidance", "second_time", "double_norm"))
         for name in ("embedding", "encoder"):
             known = get_args(get_type_hints(UNetConfig)[name])
             if getattr(self, name) not in known:
@@ -117,6 +120,7 @@ class UNet(nn.Module):
         self.map_label = Linear(config.labels, noise) if config.labels else None
         self.map_augment = Linear(config.augment_labels, noise, bias=False) if config.augment_labels else None
         self.map_guidance = GuidanceEmbedding(noise) if config.guidance else None
+        self.map_second = GuidanceEmbedding(noise, 1.0) if config.second_time else None
         self.map_layer0 = Linear(noise, emb)
         self.map_layer1 = Linear(emb, emb)
 
@@ -129,7 +133,7 @@ class UNet(nn.Module):
             if level == 0:
                 self.enc[f"{name}_conv"] = Conv(config.image_channels, width, 3)
             else:
-                self.enc[f"{name}_down"] = Block(out, out, emb, "down", config.taps)
+                self.enc[f"{name}_down"] = Block(out, out, emb, "down", config.taps, double=config.double_norm)
                 if config.encoder == "residual":
                     self.enc[f"{name}_aux_residual"] = Conv(aux, out, 3, "down", config.taps, fused=True)
                     aux = out
@@ -137,28 +141,35 @@ class UNet(nn.Module):
             for index in range(config.blocks):
                 cin, out = out, width * mult
                 heads = config.heads(out) if res in config.attention else 0
-                self.enc[f"{name}_block{index}"] = Block(cin, out, emb, heads=heads)
+                self.enc[f"{name}_block{index}"] = Block(cin, out, emb, heads=heads, double=config.double_norm)
                 skips.append(out)
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             res = config.size >> level
             name = f"{res}x{res}"
             if level == len(config.channel_mult) - 1:
-                self.dec[f"{name}_in0"] = Block(out, out, emb, heads=config.heads(out))
-                self.dec[f"{name}_in1"] = Block(out, out, emb)
+                self.dec[f"{name}_in0"] = Block(out, out, emb, heads=config.heads(out), double=config.double_norm)
+                self.dec[f"{name}_in1"] = Block(out, out, emb, double=config.double_norm)
             else:
-                self.dec[f"{name}_up"] = Block(out, out, emb, "up", config.taps)
+                self.dec[f"{name}_up"] = Block(out, out, emb, "up", config.taps, double=config.double_norm)
             for index in range(config.blocks + 1):
                 cin, out = out + skips.pop(), width * mult
                 heads = config.heads(out) if res in config.attention and index == config.blocks else 0
-                self.dec[f"{name}_block{index}"] = Block(cin, out, emb, heads=heads)
+                self.dec[f"{name}_block{index}"] = Block(cin, out, emb, heads=heads, double=config.double_norm)
         name = f"{config.size}x{config.size}"
         self.dec[f"{name}_aux_norm"] = GroupNorm(out)
         self.dec[f"{name}_aux_conv"] = Conv(out, config.image_channels, 3, gain=1e-5)
         if seed is not None:
             initialise(self, seed)
 
-    def embed(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None, guidance: Tensor | None = None) -> Tensor:
-        """Embedding [B, E] of the noise level, the class label, the augmentation label and the guidance scale."""
+    def embed(
+        self,
+        c_noise: Tensor,
+        label: Tensor | None,
+        augment: Tensor | None,
+        guidance: Tensor | None = None,
+        second: Tensor | None = None,
+    ) -> Tensor:
+        """Embedding [B, E] of noise level, class label, augmentation label, guidance scale and second time."""
         emb: Tensor = self.map_noise(c_noise)
         if self.map_label is not None and label is not None:
             # One-hot times sqrt(classes), as trained by EDM; a negative label means "no class" and adds nothing but the bias.
@@ -168,7 +179,9 @@ class UNet(nn.Module):
             emb = emb + self.map_augment(augment.to(emb.dtype))
         if self.map_guidance is not None and guidance is not None:
             emb = emb + self.map_guidance(guidance.to(emb.dtype))
-        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+        if self.map_second is not None and second is not None:
+            emb = emb + self.map_second(second.to(emb.dtype))
+        return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
     def forward(
         self,
@@ -178,6 +191,7 @@ class UNet(nn.Module):
         augment: Tensor | None = None,
         guidance: Tensor | None = None,
         masks: Sequence[Tensor | None] | None = None,
+        second: Tensor | None = None,
     ) -> Tensor:
         """Run the network.
 
@@ -188,17 +202,18 @@ class UNet(nn.Module):
             augment: Augmentation labels [B, A]; ``None`` means not augmented.
             guidance: Guidance scales [B] or [1], for a network with this input; ``None`` adds nothing, as before distillation.
             masks: Scaled dropout masks, one for each block, sized by :meth:`mask_sizes`; ``None`` or empty: no dropout.
+            second: Second time [B] or [1] of a flow map, for a network with this input; ``None`` adds nothing.
 
         Returns:
             F of the input's shape and dtype.
 
         Raises:
-            InputError: A guidance scale is given to a network without this input.
+            InputError: A guidance scale or a second time is given to a network without this input.
         """
-        check_guidance(self.config, guidance)
+        check_inputs(self.config, guidance=guidance, second_time=second)
         if self.map_label is not None and label is None:
             label = torch.full_like(c_noise, -1, dtype=torch.int64)
-        emb = self.embed(c_noise, label, augment, guidance).to(x.dtype)
+        emb = self.embed(c_noise, label, augment, guidance, second).to(x.dtype)
         remaining = iter(masks) if masks is not None else None
         skips: list[Tensor] = []
         aux = x
@@ -214,10 +229,15 @@ class UNet(nn.Module):
             if isinstance(module, Block):
                 x = module(x, emb, next(remaining) if remaining else None)
             elif "aux_norm" in name:
-                x = F.silu(module(x))
+                x = silu(module(x))
             else:
                 x = module(x)
         return x
+
+    @property
+    def output(self) -> str:
+        """How the names of the output layer's parameters begin."""
+        return f"dec.{self.config.size}x{self.config.size}_aux_conv."
 
     def mask_sizes(self) -> list[int]:
         """Elements per sample of each block's dropout mask, in the order of use; 0 for a block without dropout."""

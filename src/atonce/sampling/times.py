@@ -42,6 +42,25 @@ def restart_times(steps: int, sigma_max: float, sigma_data: float) -> list[float
     return [sigma_max] + [math.exp(high + (low - high) * i / (steps - 2)) for i in range(steps - 1)]
 
 
+def jump_times(steps: int, sigma_max: float) -> list[float]:
+    """Default starting points of a flow map's jumps: even in flow time sigma / (1 + sigma), descending from ``sigma_max``.
+
+    Args:
+        steps: Number of jumps, 1 or more.
+        sigma_max: Largest noise level of the model.
+
+    Returns:
+        ``steps`` noise levels.
+
+    Raises:
+        InputError: ``steps`` is below 1.
+    """
+    check_steps(steps)
+    first = sigma_max / (1 + sigma_max)
+    times = [first * (1 - i / steps) for i in range(steps)]
+    return [sigma_max, *(t / (1 - t) for t in times[1:])]
+
+
 def denoiser_times(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> list[float]:
     """End points of a denoiser's intervals: the Karras grid of ``steps`` points, descending, then 0 (EDM, equation 5).
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,16 @@ class Backend:
     measured: tuple[dict[str, Any], ...] = ()
 
 
+class Memory(Protocol):
+    """Keeps a choice (:class:`atonce.serving.chosen.Chosen`)."""
+
+    def recall(self) -> str | None:
+        """The backend that was chosen before, if any."""
+
+    def keep(self, backend: str) -> str:
+        """Keep a choice; gives the one that holds, which may be another process's."""
+
+
 def choose(
     model: ConsistencyModel,
     wanted: str = "auto",
@@ -65,6 +75,7 @@ def choose(
     threads: int | None = None,
     clock: Callable[[], float] = time.monotonic,
     makers: Mapping[str, Maker] | None = None,
+    memory: Memory | None = None,
 ) -> Backend:
     """The backend for a model, warm and measured.
 
@@ -81,17 +92,41 @@ def choose(
         threads: Threads of a call on the CPU.
         clock: Gives the time in seconds.
         makers: How to make the network of each backend; default: :data:`MAKERS`.
+        memory: Where ``auto`` keeps what it chose: it then chooses the same one again, unless that one cannot be used or no
+            longer gives the images of plain PyTorch.
 
     Returns:
         The backend; plain PyTorch, with a warning, where the wanted one is missing or broken.
     """
     makers = MAKERS if makers is None else makers
+    kept = memory.recall() if memory is not None and wanted == "auto" else None
+    best = _choice(model, wanted, kept, max_batch, longest, threads, clock, makers)
+    if memory is not None and wanted == "auto" and kept is None:
+        holds = memory.keep(best.name)
+        if holds != best.name:  # another process was quicker, and chose otherwise
+            best = _choice(model, wanted, holds, max_batch, longest, threads, clock, makers)
+    if not best.buckets.exact:
+        log.warning("backend %s: the last bits of an image depend on what else is in its call", best.name)
+    return best
+
+
+def _choice(
+    model: ConsistencyModel,
+    wanted: str,
+    kept: str | None,
+    max_batch: int,
+    longest: float,
+    threads: int | None,
+    clock: Callable[[], float],
+    makers: Mapping[str, Maker],
+) -> Backend:
+    """The wanted or kept backend, or the best one."""
     rows, sizes = probe(model, max(max_batch, FEWEST)), candidates(max_batch)
     call = call_of(model, makers["eager"](model, threads))
     plain = measure(call, rows, sizes, longest, clock)
     eager_call, best, most = call, Backend("eager", call, plain, plain), FASTER
     facts = [_facts("eager", plain, plain)]
-    for name in _to_try(model, wanted):
+    for name in _to_try(model, wanted if kept is None else kept):
         try:
             call = call_of(model, makers[name](model, threads))
             buckets = measure(call, rows, sizes, longest, clock)
@@ -106,10 +141,8 @@ def choose(
             log.warning("backend %s changes the images and is not used: %s", name, facts[-1])
             continue
         facts[-1]["faster"] = times = faster((eager_call, plain), (call, buckets), rows, clock)
-        if wanted == name or times > most:
+        if name in (wanted, kept) or times > most:
             best, most = Backend(name, call, buckets, plain), times
-    if not best.buckets.exact:
-        log.warning("backend %s: the last bits of an image depend on what else is in its call", best.name)
     return replace(best, measured=tuple(facts))
 
 
@@ -185,7 +218,7 @@ def call_of(model: ConsistencyModel, network: Network) -> Call:
             condition["label"] = rows.label
         if config.guidance and rows.scale is not None:
             condition["guidance"] = rows.scale
-        return model.config.preconditioning(network, rows.x, rows.sigma, dtype=dtype, **condition)
+        return model.config.preconditioning(network, rows.x, rows.sigma, to=rows.to, dtype=dtype, **condition)
 
     return call
 

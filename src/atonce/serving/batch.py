@@ -42,10 +42,12 @@ class Batch:
         device, config = model.device, model.config.network
         x = torch.zeros((self.count, *model.shape), dtype=torch.float32, device=device)
         sigma: list[float] = []
+        to: list[float] = []
         drawn: dict[int, list[tuple[slice, Piece, float]]] = {}
         for at, piece in self._places():
             base, level, s = piece.work.need(piece.rows, piece.step)
             sigma += s.tolist() if isinstance(s, Tensor) else [s] * piece.count
+            to += [piece.work.to(piece.step)] * piece.count
             if base is not None:
                 x[at] = base
             if level:
@@ -58,12 +60,14 @@ class Batch:
             label = torch.cat([_labels(piece, device) for piece in self.pieces])
         if config.guidance:
             scale = torch.cat([_scales(piece, device) for piece in self.pieces])
-        rows = Rows(x, torch.tensor(sigma, dtype=torch.float32, device=device), label, scale)
+        ends = torch.tensor(to, dtype=torch.float32, device=device) if model.config.preconditioning.second else None
+        rows = Rows(x, torch.tensor(sigma, dtype=torch.float32, device=device), label, scale, ends)
         if not self._twins or label is None:
             return rows
         again = torch.cat([torch.arange(at.start, at.stop, device=device) for at in self._twins])
         none = torch.full_like(label[again], -1)
-        return Rows(torch.cat([x, x[again]]), torch.cat([rows.sigma, rows.sigma[again]]), torch.cat([label, none]))
+        twice = torch.cat([x, x[again]]), torch.cat([rows.sigma, rows.sigma[again]]), torch.cat([label, none])
+        return Rows(*twice, to=None if ends is None else torch.cat([ends, ends[again]]))
 
     def give_back(self, out: Tensor) -> list[Piece]:
         """Give each request its rows.

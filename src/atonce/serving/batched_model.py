@@ -64,6 +64,7 @@ class BatchedModel(ConsistencyModel):
         label: Tensor | None,
         scale: float | Tensor | None = None,
         largest: float | None = None,
+        to: float | None = None,
     ) -> Tensor:
         n, ema = x.shape[0], network.ema if isinstance(network, _Named) else None
         s = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1)
@@ -90,6 +91,7 @@ class BatchedModel(ConsistencyModel):
                 x=x,
                 sigma=sigma,
                 out=torch.empty_like(x),
+                end=to or 0.0,
             )
             return self._queue.enqueue(work).result()
 

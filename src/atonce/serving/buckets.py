@@ -30,19 +30,21 @@ class Rows:
         sigma: Noise levels float32 [B].
         label: Classes int64 [B], for networks with classes.
         scale: Scales of guidance float32 [B], for networks that are told it.
+        to: Noise levels of the results float32 [B], for flow maps; ``None`` for the end.
     """
 
     x: Tensor
     sigma: Tensor
     label: Tensor | None = None
     scale: Tensor | None = None
+    to: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def at(self, index: slice | Tensor) -> Rows:
         """Some of them."""
-        parts = (None if value is None else value[index] for value in (self.label, self.scale))
+        parts = (None if value is None else value[index] for value in (self.label, self.scale, self.to))
         return Rows(self.x[index], self.sigma[index], *parts)
 
     def padded(self, size: int) -> Rows:
@@ -55,6 +57,7 @@ class Rows:
             torch.cat([self.sigma, self.sigma.new_ones(more)]),
             None if self.label is None else torch.cat([self.label, self.label.new_zeros(more)]),
             None if self.scale is None else torch.cat([self.scale, self.scale.new_ones(more)]),
+            None if self.to is None else torch.cat([self.to, self.to.new_zeros(more)]),
         )
 
 

@@ -25,13 +25,15 @@ class _Inputs(nn.Module):
 def condition_names(model: ConsistencyModel) -> tuple[str, ...]:
     """What the network of a model is told besides x and c_noise, in order."""
     config = model.config.network
-    return (*(["label"] if config.labels else []), *(["guidance"] if config.guidance else []))
+    second = ["second"] if model.config.preconditioning.second else []
+    return (*(["label"] if config.labels else []), *(["guidance"] if config.guidance else []), *second)
 
 
 def example(model: ConsistencyModel) -> tuple[Tensor, ...]:
     """Inputs of two rows: x, c_noise and what the network is told besides."""
     device = model.device
-    given = {"label": torch.zeros(2, dtype=torch.int64, device=device), "guidance": torch.ones(2, device=device)}
+    given = {name: torch.ones(2, device=device) for name in ("guidance", "second")}
+    given["label"] = torch.zeros(2, dtype=torch.int64, device=device)
     x = torch.zeros(2, *model.shape, device=device, dtype=model.dtype)
     return (x, torch.zeros(2, device=device), *(given[name] for name in condition_names(model)))
 

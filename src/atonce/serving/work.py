@@ -84,6 +84,10 @@ class Work(ABC):
     def need(self, rows: slice, step: int) -> tuple[Tensor | None, float, float | Tensor]:
         """What goes into call ``step``: images [b, C, H, W] or ``None``, the level of noise to add, and sigma."""
 
+    def to(self, step: int) -> float:
+        """The noise level that call ``step`` maps to, for flow maps; 0 is the end."""
+        return 0.0
+
     @abstractmethod
     def take(self, rows: slice, step: int, out: Tensor) -> None:
         """Use what call ``step`` gave, [b, C, H, W]."""
@@ -149,6 +153,25 @@ class Restarts(Work):
 
 
 @dataclass(eq=False)
+class Jumps(Restarts):
+    """Sampling with a flow map by rows: each call goes on to where the next one begins (:mod:`atonce.sampling.jump`)."""
+
+    def need(self, rows: slice, step: int) -> tuple[Tensor | None, float, float | Tensor]:
+        """As in :class:`Work`."""
+        sigma = self.times[step]
+        return (None, sigma, sigma) if step == 0 else (self.out[rows], 0.0, sigma)
+
+    def to(self, step: int) -> float:
+        """As in :class:`Work`."""
+        return (*self.times[1:], self.sigma_end)[step]
+
+    def take(self, rows: slice, step: int, out: Tensor) -> None:
+        """As in :class:`Work`: only images are clamped, not the noisy states on the way."""
+        last = step == len(self.times) - 1
+        self.out[rows] = out.clamp(*self.clip) if last and self.clip is not None else out
+
+
+@dataclass(eq=False)
 class Solver(Work):
     """The ODE of a denoiser by rows (Karras et al. 2022, Algorithm 1; Euler where order is 1), its state in float64.
 
@@ -198,10 +221,15 @@ class Given(Work):
     x: Tensor = field(default_factory=lambda: torch.empty(0))
     sigma: Tensor = field(default_factory=lambda: torch.empty(0))  # float32 [n]
     out: Tensor = field(default_factory=lambda: torch.empty(0))
+    end: float = 0.0
 
     def need(self, rows: slice, step: int) -> tuple[Tensor | None, float, float | Tensor]:
         """As in :class:`Work`."""
         return self.x[rows], 0.0, self.sigma[rows]
+
+    def to(self, step: int) -> float:
+        """As in :class:`Work`."""
+        return self.end
 
     def take(self, rows: slice, step: int, out: Tensor) -> None:
         """As in :class:`Work`."""
@@ -220,7 +248,7 @@ def work_of(model: ConsistencyModel, ask: Ask) -> Work:
         ask: What it is to make, checked.
 
     Returns:
-        A :class:`Restarts`, or a :class:`Solver` for a denoiser.
+        A :class:`Restarts`, :class:`Jumps` for a flow map, or a :class:`Solver` for a denoiser.
     """
     config, device = model.config, model.device
     index, keys = noise_keys(ask.n, ask.seed, ask.first, ask.seeds)
@@ -234,7 +262,7 @@ def work_of(model: ConsistencyModel, ask: Ask) -> Work:
     label, keys, index = None if label is None else label.to(device), keys.to(device), index.to(device)
     shape = (ask.n, *model.shape)
     if model.kind != "denoiser":
-        return Restarts(
+        return (Jumps if model.kind == "flow_map" else Restarts)(
             n=ask.n,
             calls=len(ask.sigmas),
             label=label,

@@ -13,23 +13,21 @@ from torch import Tensor, nn
 
 from atonce.core.distribution import World, all_sum
 from atonce.core.errors import InputError, TrainingError
-from atonce.core.streams import Stream, dropout_masks, normal, uniform
-from atonce.data.augment import augment
 from atonce.data.loader import DeviceData
 from atonce.model import ConsistencyModel
 from atonce.networks.build import NetworkConfig, build
-from atonce.objectives import weights
-from atonce.objectives.discrete import Function, Path, Terms, discrete, same_noise, teacher_step, to_data
+from atonce.objectives.adaptive import AdaptiveWeight
+from atonce.objectives.derivative import How, along
+from atonce.objectives.discrete import Terms
 from atonce.objectives.distances import Distance, huber_constant, l1, l2, pseudo_huber
 from atonce.objectives.perceptual import open_distance
-from atonce.objectives.progressive import truncated_snr, two_steps
-from atonce.preconditioning import Preconditioning
 from atonce.training.ema import Average, decay_at
 from atonce.training.flat import FlatParameters
 from atonce.training.options import Options, has_bf16
-from atonce.training.recipe import DISTILLED, Recipe
-from atonce.training.schedule import Stage, draw_middle, draw_pairs, learning_rate, stage_at, student_name
-from atonce.training.teacher import denoise
+from atonce.training.product import preconditioning_of
+from atonce.training.recipe import DISTILLED, EXACT, FORWARD, Recipe
+from atonce.training.schedule import Stage, draw_pairs, learning_rate, stage_at, student_name
+from atonce.training.terms import discrete_terms, draw, flow_terms, group_terms, tangent_terms
 
 BINS = 8  # of ln sigma, for what is logged by noise level
 KEPT_STEPS = 4  # students of progressive distillation with at most so many steps are kept when the next one begins
@@ -79,18 +77,24 @@ class Engine:
         self.averages = {name: Average(self.flat) for name in self.rates}
         self.kept: dict[str, Tensor] = {}  # weights of earlier students of progressive distillation, flat
         kind = torch.optim.RAdam if recipe.optimizer == "radam" else torch.optim.Adam
-        self.optimizer = kind([self.flat.values], lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), foreach=False)
-        end = recipe.sigma_min if recipe.preconditioning == "boundary" else 0.0
-        self.preconditioning = Preconditioning(recipe.preconditioning, self.sigma_data, end)
+        self.head = AdaptiveWeight(recipe.seed).to(self.device) if recipe.weight == "adaptive" else None
+        self.learnt = [self.flat] if self.head is None else [self.flat, FlatParameters(self.head)]
+        values = [flat.values for flat in self.learnt]
+        self.optimizer = kind(values, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), foreach=False)
+        self.preconditioning = preconditioning_of(recipe)
         shape = (recipe.network.image_channels, recipe.network.size, recipe.network.size)
         self.distance = _distance(recipe, shape)
         self.mask_sizes = self.network.mask_sizes() if recipe.dropout else []
+        self.unit = recipe.group if recipe.pairs == "groups" else 1
         self.images_seen = 0
         self.stage: Stage | None = None
         self.dtype = torch.float32
         self.meters = torch.zeros(BINS + 1, 3, dtype=torch.float64, device=self.device)
-        self._forward: Callable[..., Tensor] = self.network
-        self._target_forward: Callable[..., Tensor] = self.target if self.target is not None else self.network
+        self.student: Callable[..., Tensor] = self.network
+        self.target_student: Callable[..., Tensor] = self.target if self.target is not None else self.network
+        self.how: How = "jvp"
+        if recipe.pairs in FORWARD:
+            self.how = self._derivative()
         if options.compile:
             self._compile()
 
@@ -105,13 +109,15 @@ class Engine:
                 self._become_teacher(self.stage)
             self._choose_precision(stage)
         self.stage = stage
-        self.flat.gradient.zero_()
+        for flat in self.learnt:
+            flat.gradient.zero_()
         for index in self._microbatches():
             terms, t = self.terms(index, stage, self.dtype)
             (terms.loss.sum() / recipe.batch).backward()
             self._meter(terms, t)
         if self.world.size > 1:  # each process holds its images' share of the batch mean already
-            self.flat.gradient.copy_(all_sum(self.flat.gradient))
+            for flat in self.learnt:
+                flat.gradient.copy_(all_sum(flat.gradient))
         self.meters[BINS, 0] += torch.linalg.vector_norm(self.flat.gradient).double()
         self.meters[BINS, 1] += 1
         for group in self.optimizer.param_groups:
@@ -131,73 +137,16 @@ class Engine:
 
         Everything random is a function of (seed, index), so it does not matter which process or pass an image falls to.
         """
-        recipe = self.recipe
-        y, labels = self.data.batch(index)
-        where = index.to(self.device)
-        z = normal(recipe.seed, where, tuple(y.shape[1:]), Stream.NOISE)
-        t, r = (s.to(self.device, torch.float32) for s in draw_pairs(recipe, stage, index))
-        if not recipe.conditional:
-            labels = None
-        elif labels is not None and recipe.label_dropout:
-            dropped = uniform(recipe.seed, where, 1, Stream.LABEL)[:, 0] < recipe.label_dropout
-            labels = torch.where(dropped, -1, labels)
-        condition: dict[str, Any] = {"dtype": dtype, "label": labels}
-        if recipe.augment:
-            y, condition["augment"] = augment(y, recipe.seed, index, recipe.augment)
-        scale: float | Tensor | None = None
-        if isinstance(recipe.guidance, tuple):
-            low, high = recipe.guidance
-            scale = (low + (high - low) * uniform(recipe.seed, where, 1, Stream.GUIDANCE)[:, 0]).float()
-            condition["guidance"] = scale
-        elif recipe.guidance is not None:
-            scale = recipe.guidance
-        # The same masks go to both passes: the pair then differs by its noise levels only.
-        masks = dropout_masks(recipe.seed, where, self.mask_sizes, recipe.dropout) if recipe.dropout else None
-        y, z = (v.contiguous(memory_format=torch.channels_last) for v in (y, z))
-        student = functools.partial(self.preconditioning, self._forward, **condition, masks=masks)
-        if masks is not None and not recipe.shared_dropout:
-            masks = dropout_masks(recipe.seed, where, self.mask_sizes, recipe.dropout, step=1)
-        target = functools.partial(self.preconditioning, self._target_forward, **condition, masks=masks)
-        given: Function | None = None
-        if self.teacher is not None:
-            told = condition.get("augment")
-            given = functools.partial(denoise, self.teacher, label=labels, guidance=scale, dtype=dtype, augment=told)
-        terms = discrete(
-            student,
-            target if recipe.target in ("student", "ema") else None,
-            y,
-            z,
-            t,
-            r,
-            path=self._path(stage, t, given, target),
-            distance=self.distance,
-            weight=self._weight(t, r),
-        )
-        return terms, t
-
-    def _path(self, stage: Stage, t: Tensor, teacher: Function | None, target: Function) -> Path:
-        match self.recipe.path:
-            case "data":
-                return to_data
-            case "same-noise":
-                return same_noise
-            case "euler" | "heun":
-                assert teacher is not None  # checked at the start
-                return teacher_step(teacher, 1 if self.recipe.path == "euler" else 2)
-            case "two-steps":
-                assert teacher is not None
-                return two_steps(teacher if stage.index == 0 else target, draw_middle(self.recipe, stage, t).to(t))
-
-    def _weight(self, t: Tensor, r: Tensor) -> Tensor:
-        match self.recipe.weight:
-            case "one":
-                return torch.ones_like(t)
-            case "inverse-delta":
-                return weights.inverse_delta(t, r)
-            case "edm":
-                return weights.edm(t, self.sigma_data)
-            case "truncated-snr":
-                return truncated_snr(t)
+        drawn = draw(self.recipe, stage, self.data, index, self.device, self.mask_sizes)
+        match self.recipe.pairs:
+            case "tangent":
+                return tangent_terms(self, drawn), drawn.t
+            case "mean-flow":
+                return flow_terms(self, drawn), drawn.t
+            case "groups":
+                return group_terms(self, drawn), drawn.t
+            case _:
+                return discrete_terms(self, drawn, stage, dtype), drawn.t
 
     @torch.no_grad()
     def _become_teacher(self, ended: Stage) -> None:
@@ -208,11 +157,12 @@ class Engine:
             self.kept[student_name(steps)] = self.flat.values.detach().clone()
 
     def _microbatches(self) -> Iterator[Tensor]:
-        """Global indices of this process's share of the batch, in passes."""
-        batch, size, rank = self.recipe.batch, self.world.size, self.world.rank
-        low, high = batch * rank // size, batch * (rank + 1) // size
+        """Global indices of this process's share of the batch, in passes, which never divide a group of IMM."""
+        size, rank, unit = self.world.size, self.world.rank, self.unit
+        groups = self.recipe.batch // unit
+        low, high = groups * rank // size * unit, groups * (rank + 1) // size * unit
         index = torch.arange(self.images_seen + low, self.images_seen + high)
-        return iter(index.split(self.options.microbatch or max(len(index), 1)))
+        return iter(index.split(max((self.options.microbatch or len(index)) // unit, 1) * unit))
 
     @torch.no_grad()
     def _meter(self, terms: Terms, t: Tensor) -> None:
@@ -259,7 +209,8 @@ class Engine:
         low, high = math.log(self.recipe.sigma_min), math.log(self.recipe.sigma_max)
         own = self.stage if self.recipe.target == "previous" else None  # the target changes with the next stage's first step
         stage = own or stage_at(self.recipe, min(self.images_seen, self.recipe.images - 1))
-        index = torch.arange(self.images_seen, self.images_seen + min(self.recipe.batch, self.options.microbatch or 256))
+        count = max(min(self.recipe.batch, self.options.microbatch or 256) // self.unit, 1) * self.unit
+        index = torch.arange(self.images_seen, self.images_seen + count)
         t, _ = draw_pairs(self.recipe, stage, index)
         where = ((t.log() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
         norms: list[float | None] = []
@@ -285,7 +236,7 @@ class Engine:
         At large N the two ends of a pair are close, and what a discrete objective learns from is their difference.
         """
         wanted = self.options.precision
-        if wanted == "fp32" or (wanted == "auto" and not has_bf16(self.device)):
+        if self.recipe.pairs in EXACT or wanted == "fp32" or (wanted == "auto" and not has_bf16(self.device)):
             self.dtype = torch.float32
             return
         index = torch.arange(self.images_seen, self.images_seen + min(self.recipe.batch, 256))
@@ -325,13 +276,28 @@ class Engine:
         compiled = torch.compile(self.network)
         try:
             index = torch.arange(min(self.recipe.batch, self.options.microbatch or self.recipe.batch))  # the size of the run
-            self._forward = compiled
+            self.student = compiled
             self.terms(index, stage_at(self.recipe, 0), torch.float32)[0].loss.sum().backward()
-            self._target_forward = torch.compile(self.target) if self.target is not None else compiled
+            self.target_student = torch.compile(self.target) if self.target is not None else compiled
         except Exception as error:
-            self._forward = self.network
+            self.student = self.network
             self.log(f"torch.compile is not usable here ({type(error).__name__}); training goes on without it")
-        self.flat.gradient.zero_()
+        for flat in self.learnt:
+            flat.gradient.zero_()
+
+    def _derivative(self) -> How:
+        """How the network is differentiated forwards, tried on one image; differences where it cannot be."""
+        if self.recipe.derivative != "auto":
+            return self.recipe.derivative
+        net = self.recipe.network
+        assert isinstance(net, NetworkConfig)  # it is resolved
+        x, c = torch.zeros(1, net.image_channels, net.size, net.size, device=self.device), torch.zeros(1, device=self.device)
+        try:
+            along(self.network, (x, c), (x + 1, c + 1))
+        except (RuntimeError, NotImplementedError) as error:
+            self.log(f"the network has no forward-mode derivative here ({str(error).splitlines()[0]}): differences are taken")
+            return "difference"
+        return "jvp"
 
     # ---- what a checkpoint holds
 
@@ -340,6 +306,8 @@ class Engine:
         out = {f"network/{k}": v for k, v in self.network.state_dict().items()}
         if self.target is not None:
             out |= {f"target/{k}": v for k, v in self.target.state_dict().items()}
+        if self.head is not None:
+            out |= {f"head/{k}": v for k, v in self.head.state_dict().items()}
         for name, average in self.averages.items():
             out |= {f"ema/{name}/{k}": v for k, v in average.state_dict().items()}
         out |= {f"kept/{name}": values for name, values in self.kept.items()}
@@ -359,6 +327,8 @@ class Engine:
         self.network.load_state_dict(_under(tensors, "network/"))
         if self.target is not None:
             self.target.load_state_dict(_under(tensors, "target/"))
+        if self.head is not None:
+            self.head.load_state_dict(_under(tensors, "head/"))
         for name, average in self.averages.items():
             average.load_state_dict(_under(tensors, f"ema/{name}/"))
         self.kept = {name: values.to(self.device) for name, values in _under(tensors, "kept/").items()}

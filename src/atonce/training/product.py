@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from atonce.model import Guidance, ModelConfig
-from atonce.preconditioning import Preconditioning
-from atonce.training.recipe import Recipe
+from atonce.preconditioning import Clock, Preconditioning
+from atonce.training.recipe import MAPS, Recipe
 from atonce.training.schedule import halving_grid, student_name
 
 _LARGE = 64  # pixels from which images get the second time point published for ImageNet at 64x64
 _SECOND = 1.526 / 0.5
+_SECOND_ANGLE = 1.1
+
+
+def preconditioning_of(recipe: Recipe) -> Preconditioning:
+    """The preconditioning of the network that a resolved recipe trains."""
+    end = recipe.sigma_min if recipe.preconditioning == "boundary" else 0.0
+    clock: Clock = "log" if recipe.clock == "auto" else recipe.clock
+    return Preconditioning(recipe.preconditioning, float(recipe.sigma_data), end, clock, recipe.pairs in MAPS)
 
 
 def model_config(recipe: Recipe, preconditioning: Preconditioning, labels: tuple[str, ...] | None) -> ModelConfig:
@@ -35,14 +44,18 @@ def model_config(recipe: Recipe, preconditioning: Preconditioning, labels: tuple
     times: dict[int, tuple[float, ...]] = {}
     if recipe.pairs == "halving":
         times = {n: tuple(halving_grid(recipe, n)[:-1]) for n in (1 << k for k in range(recipe.teacher_steps.bit_length() - 1))}
-    elif recipe.pairs != "denoising" and recipe.network.size >= _LARGE:
+    elif recipe.pairs == "tangent":
+        # The second of two steps at t = 1.1 (Lu and Song 2024, appendix G), whatever the size of the images.
+        second = math.tan(_SECOND_ANGLE) * float(recipe.sigma_data)
+        times = {2: (recipe.sigma_max, second)} if second < recipe.sigma_max else {}
+    elif recipe.pairs not in ("denoising", *MAPS) and recipe.network.size >= _LARGE:
         # The second of two steps: 1.526 on ImageNet 64x64 (Song and Dhariwal 2023), scaled with sigma_data.
         second = _SECOND * float(recipe.sigma_data)
         times = {2: (recipe.sigma_max, second)} if preconditioning.sigma_end < second < recipe.sigma_max else {}
     return ModelConfig(
         network=recipe.network,
         preconditioning=preconditioning,
-        kind="denoiser" if recipe.pairs in ("denoising", "halving") else "consistency",
+        kind="denoiser" if recipe.pairs in ("denoising", "halving") else "flow_map" if recipe.pairs in MAPS else "consistency",
         sigma_min=recipe.sigma_min,
         sigma_max=recipe.sigma_max,
         labels=labels if recipe.conditional else None,
@@ -73,7 +86,9 @@ def model_facts(recipe: Recipe, student_steps: int = 1) -> dict[str, Any]:
         low, high = recipe.guidance
         facts["guidance"] = f"a condition of the network, from {low:g} to {high:g}; 1 is no guidance"
     elif recipe.guidance is not None:
-        facts["guidance"] = f"fixed in distillation, scale {recipe.guidance:g}; 1 is no guidance"
+        facts["guidance"] = (
+            f"fixed in {'training' if recipe.pairs in MAPS else 'distillation'}, scale {recipe.guidance:g}; 1 is no guidance"
+        )
     elif recipe.pairs == "denoising" and recipe.label_dropout:
         facts["guidance"] = "any scale, at two network calls instead of one; 1 is no guidance"
     if recipe.pairs == "halving" and recipe.teacher_steps > 2 and student_steps == 1:

@@ -15,18 +15,26 @@ from atonce.core.files import sha256_json
 from atonce.data.augment import AUGMENT_LABELS
 from atonce.model import ConsistencyModel
 from atonce.model_files import model_identity
+from atonce.networks.adm import ADMConfig
 from atonce.networks.build import NetworkConfig, config_from_dict, config_to_dict
 from atonce.networks.presets import NAMES, named
 from atonce.networks.unet import UNetConfig
 from atonce.noise.curricula import n_ict
+from atonce.objectives.meanflow import Along
+from atonce.objectives.trigflow import Norm
+from atonce.preconditioning import Clock, Kind
+from atonce.training.limits import CHOICES, RANGES, WANTED, WORDS
 
-Pairs = Literal["karras", "lognormal-intervals", "ect", "denoising", "halving"]
+Pairs = Literal["karras", "lognormal-intervals", "ect", "denoising", "halving", "tangent", "mean-flow", "groups"]
 Curriculum = Literal["fixed", "ct", "ict"]
 Target = Literal["student", "ema", "data", "previous"]
 Path = Literal["same-noise", "euler", "heun", "data", "two-steps"]
 DistanceName = Literal["l1", "l2", "pseudo-huber", "lpips", "effnet-lite0"]
-Weight = Literal["one", "inverse-delta", "edm", "truncated-snr"]
+Weight = Literal["one", "inverse-delta", "edm", "truncated-snr", "adaptive"]
 DISTILLED = ("euler", "heun", "two-steps")  # paths that a teacher gives
+MAPS = ("mean-flow", "groups")  # pairs whose model is a flow map
+FORWARD = ("tangent", "mean-flow")  # pairs whose objective differentiates the network forwards
+EXACT = (*FORWARD, "groups")  # pairs that are computed in float32 throughout
 RANDOM = "random"  # as init: weights drawn from the seed, also where a student would start from its teacher
 
 
@@ -46,7 +54,8 @@ class Recipe:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
-    preconditioning: Literal["boundary", "edm"] = "boundary"
+    preconditioning: Kind = "boundary"
+    clock: Literal["auto", "log", "time"] = "auto"  # what the network is told of sigma; auto: what that of init is told, or t
     # the five choices
     pairs: Pairs = "lognormal-intervals"
     path: Path = "same-noise"
@@ -67,6 +76,19 @@ class Recipe:
     ect_b: float = 1.0
     ect_stages: int = 8  # equal shares of the budget
     teacher_steps: int = 64  # progressive distillation: intervals of the teacher's grid, halved until one is left
+    tangent_norm: Norm = "sample"  # continuous time: how tangents are brought to size
+    tangent_warmup: int = 0  # images over which their second part comes in
+    distinct: float = 0.75  # MeanFlow: share of pairs with r < t; the others learn the velocity
+    r_mean: float | None = None  # MeanFlow: P_mean of r; None: r is drawn as t, and the two are put in order
+    r_std: float = 1.6
+    direction: Along = "sample"  # MeanFlow: differentiate along e - y, or (iMF) the predicted velocity
+    error_power: float = 0.0  # MeanFlow: p of the weight 1 / (error + c)^p
+    error_c: float = 1e-3
+    group: int = 4  # IMM: images that share their noise levels; it divides batch
+    imm_k: int = 12  # IMM: r is a 2^k-th of the range of sigma below t
+    imm_a: Literal[1, 2] = 1  # IMM: power of alpha in the weight
+    imm_b: float = 5.0  # IMM: shift in the weight
+    derivative: Literal["auto", "jvp", "difference"] = "auto"  # of the network along a direction; auto: jvp where it works
     guidance: float | tuple[float, float] | None = None  # of the teacher: one scale, or a range that the student is told
     dropout: float = 0.0
     shared_dropout: bool = True  # student and target drop the same units (iCT); False is there to be compared with
@@ -101,15 +123,15 @@ class Recipe:
                     f"recipe field {name} is {getattr(self, name)!r}, must be a model, its name, a folder or a hub id"
                 )
         hints = get_type_hints(type(self))
-        for name in ("preconditioning", "pairs", "path", "target", "distance", "weight", "curriculum", "optimizer"):
+        for name in CHOICES:
             known = get_args(hints[name])
             if getattr(self, name) not in known:
-                raise InputError(f"recipe field {name} is {getattr(self, name)!r}, must be one of {', '.join(known)}")
-        for name, low, high, text in _RANGES:
+                raise InputError(f"recipe field {name} is {getattr(self, name)!r}, must be one of {', '.join(map(str, known))}")
+        for name, low, high, text in RANGES:
             value = getattr(self, name)
-            if isinstance(value, str) and value in _WORDS.get(name, ()):
+            if isinstance(value, str) and value in WORDS.get(name, ()):
                 continue
-            if value is None and name == "huber_c":
+            if value is None and name in ("huber_c", "r_mean"):
                 continue
             number = isinstance(value, int if hints[name] is int else (int, float)) and not isinstance(value, bool)
             if not number or not low <= value <= high:
@@ -147,6 +169,7 @@ class Recipe:
             raise InputError(f"recipe field teacher_steps is {self.teacher_steps}, must be a power of two: it is halved to 1")
         if self.pairs == "halving":
             self._check_halvings()
+        self._check_continuous()
         if self.pairs in ("karras", "lognormal-intervals") and self.curriculum == "ict":
             n_ict(0, self.images, self.s0, self.s1)  # refuses a budget that is shorter than the stages
         if self.mu != 0 and self.target != "ema":
@@ -163,6 +186,17 @@ class Recipe:
                 f"{self.teacher_steps} in batches of {self.batch}: give {2 * stages * self.batch} or more, or a lower one"
             )
 
+    def _check_continuous(self) -> None:
+        if self.clock == "time" and self.preconditioning in ("edm", "boundary"):
+            raise InputError("recipe field clock is 'time', which goes with preconditioning='trigflow' or 'flow': use 'log'")
+        if self.weight == "adaptive" and self.pairs != "tangent":
+            raise InputError("recipe field weight is 'adaptive', which goes with pairs='tangent' (sct, scd)")
+        if self.pairs == "groups" and self.batch % self.group:
+            raise InputError(f"recipe field batch is {self.batch}, must be a multiple of group ({self.group})")
+        for name, known in WANTED.get(self.pairs, {}).items():
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"recipe field {name} is {value!r}: with pairs={self.pairs!r} it is {' or '.join(known)}")
+
     def _check_guidance(self) -> None:
         scales = () if self.guidance is None else self.guidance if isinstance(self.guidance, tuple) else (self.guidance,)
         numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w <= 100 for w in scales)
@@ -170,7 +204,13 @@ class Recipe:
             raise InputError(
                 f"recipe field guidance is {self.guidance!r}, must be a scale from 0 to 100, or a pair (low, high)"
             )
-        if scales and self.path not in DISTILLED:
+        if scales and self.pairs == "mean-flow":
+            if min(scales) < 1 or not self.label_dropout:
+                raise InputError(
+                    f"recipe field guidance is {self.guidance!r} with label_dropout {self.label_dropout}: MeanFlow learns its "
+                    "guidance from images with and without a class; give a scale of 1 or more, and label_dropout=0.1"
+                )
+        elif scales and self.path not in DISTILLED:
             raise InputError(
                 f"recipe field guidance is of a teacher, and path={self.path!r} has none: leave it out, or distil (cd)"
             )
@@ -193,6 +233,7 @@ class Recipe:
         """JSON values of all fields; a model is its name and the start of its weights' digest."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {name: model_name(values[name]) for name in ("init", "teacher")}
+        values = {name: value for name, value in values.items() if name not in _LATER or value != _DEFAULTS[name]}
         return values | ({"network": config_to_dict(self.network)} if isinstance(self.network, NetworkConfig) else {})
 
     def __repr__(self) -> str:
@@ -232,7 +273,13 @@ class Recipe:
         return [f"{k}: {mine.get(k)!r} -> {theirs.get(k)!r}" for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k)]
 
     def resolve(
-        self, size: int, image_channels: int, labels: int, sigma_data: float, init: tuple[NetworkConfig, float] | None = None
+        self,
+        size: int,
+        image_channels: int,
+        labels: int,
+        sigma_data: float,
+        init: tuple[NetworkConfig, float] | None = None,
+        clock: Clock | None = None,
     ) -> Recipe:
         """The recipe with all that depends on data and starting model filled in.
 
@@ -243,6 +290,7 @@ class Recipe:
             sigma_data: Measured standard deviation of the data.
             init: Network and sigma_data of the model whose weights start the run: taken over where the recipe says ``"auto"``
                 and ``"measured"``.
+            clock: What the network of that model is told of sigma: taken over likewise.
 
         Returns:
             A recipe whose network is a configuration and whose sigma_data is a number.
@@ -255,11 +303,14 @@ class Recipe:
             "labels": classes,
             "augment_labels": AUGMENT_LABELS if self.augment else 0,
             "guidance": isinstance(self.guidance, tuple),
+            "second_time": self.pairs in MAPS,
         }
         if self.network == "auto" and init is not None:
             network = dataclasses.replace(init[0], **told)
         elif isinstance(self.network, str):
             network = dataclasses.replace(named(self.network, size, image_channels, classes), **told)
+            if self.pairs == "tangent" and init is None and not (isinstance(network, ADMConfig) and not network.scale_shift):
+                network = dataclasses.replace(network, double_norm=True)
             if (
                 isinstance(network, UNetConfig)
                 and network.embedding == "fourier"
@@ -275,11 +326,13 @@ class Recipe:
                 f"the network is for {network.image_channels}x{network.size}x{network.size} images and {network.labels} "
                 f"classes, the data have {image_channels}x{size}x{size} and {classes}"
             )
-        for name in ("augment_labels", "guidance"):
+        for name in ("augment_labels", "guidance", "second_time"):
             if getattr(network, name) < told[name]:
                 raise InputError(
                     f"the network has {name}={getattr(network, name)}, the recipe needs {told[name]}: set it there"
                 )
+        if network.second_time > told["second_time"]:
+            raise InputError(f"the network has second_time=True, and pairs={self.pairs!r} tells it none: leave it out there")
         if network.guidance > told["guidance"]:
             raise InputError(
                 "the network has guidance=True, but the recipe gives it no range: set guidance=(low, high), or not there"
@@ -288,7 +341,10 @@ class Recipe:
             known = self.sigma_data
         else:
             known = round(sigma_data, 4) if init is None else init[1]
-        return dataclasses.replace(self, network=network, sigma_data=known)
+        settled: Any = self.clock
+        if settled == "auto" and self.preconditioning in ("trigflow", "flow"):
+            settled = clock or "time"
+        return dataclasses.replace(self, network=network, sigma_data=known, clock=settled)
 
 
 def model_name(model: Any) -> str | None:
@@ -298,40 +354,16 @@ def model_name(model: Any) -> str | None:
     return model_identity(model) if isinstance(model, ConsistencyModel) else str(model)
 
 
+# Fields that came later: left out of a recipe's values at their default, so that the digests of older recipes stay.
+_LATER = (
+    *("clock", "tangent_norm", "tangent_warmup", "derivative"),
+    *("distinct", "r_mean", "r_std", "direction", "error_power", "error_c"),
+    *("group", "imm_k", "imm_a", "imm_b"),
+)
+
 _GENTLE = 0.02  # Fourier scale of iCT: Song and Dhariwal 2023, section 3.2
 
-_WORDS = {"sigma_data": ("measured",), "mu": ("ct-code", "ct-paper")}
-
-_RANGES: tuple[tuple[str, float, float, str], ...] = (
-    ("images", 1, 1 << 50, "at least 1"),
-    ("batch", 1, 1 << 24, "from 1 to 16777216"),
-    ("seed", -(1 << 62), 1 << 62, "from -2**62 to 2**62"),
-    ("label_dropout", 0, 1, "from 0 to 1"),
-    ("sigma_data", 1e-6, 1e6, "from 1e-6 to 1e6, or 'measured'"),
-    ("sigma_min", 1e-6, 1e3, "from 1e-6 to 1e3"),
-    ("sigma_max", 1e-5, 1e6, "from 1e-5 to 1e6"),
-    ("rho", 1, 100, "from 1 to 100"),
-    ("s0", 2, 1 << 20, "from 2 to 1048576"),
-    ("s1", 2, 1 << 20, "from 2 to 1048576"),
-    ("P_mean", -20, 20, "from -20 to 20"),
-    ("P_std", 1e-3, 20, "from 0.001 to 20"),
-    ("huber_c", 0, 1e6, "at least 0, or None for 0.00054 sqrt(dimension)"),
-    ("mu", 0, 0.9999999, "from 0 to below 1, 'ct-code' or 'ct-paper'"),
-    ("mu0", 1e-6, 0.9999999, "above 0 and below 1"),
-    ("ect_q", 1.000001, 1e6, "above 1"),
-    ("ect_k", 0, 1e6, "at least 0"),
-    ("ect_b", 0, 1e6, "at least 0"),
-    ("ect_stages", 1, 64, "from 1 to 64"),
-    ("teacher_steps", 2, 4096, "from 2 to 4096"),
-    ("dropout", 0, 0.99, "from 0 to 0.99"),
-    ("augment", 0, 1, "from 0 to 1"),
-    ("lr", 1e-12, 10, "above 0 and at most 10"),
-    ("beta1", 0, 0.9999999, "from 0 to below 1"),
-    ("beta2", 0, 0.9999999, "from 0 to below 1"),
-    ("lr_rampup", 0, 1 << 50, "at least 0"),
-    ("lr_cooldown", 0, 1, "from 0 to 1"),
-    ("ema_rampup", 0, 1, "from 0 to 1"),
-)
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Recipe)}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

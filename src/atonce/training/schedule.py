@@ -13,6 +13,7 @@ from atonce.core.streams import Stream, uniform
 from atonce.noise.curricula import ect_r, mu_ct, n_ct, n_ict
 from atonce.noise.draws import draw_intervals, lognormal_interval_pmf, lognormal_sigma, uniform_interval_pmf
 from atonce.noise.karras import karras_grid
+from atonce.objectives.imm import group_times
 from atonce.sampling.times import denoiser_times
 from atonce.training.recipe import Recipe
 
@@ -42,7 +43,7 @@ def stage_at(recipe: Recipe, images_seen: int) -> Stage:
     Returns:
         The stage. It is a function of the clock alone, so an interrupted run goes through the same stages.
     """
-    if recipe.pairs == "denoising":
+    if recipe.pairs in ("denoising", "tangent", "mean-flow", "groups"):
         return Stage()
     if recipe.pairs == "ect":
         return Stage(index=min(images_seen * recipe.ect_stages // recipe.images, recipe.ect_stages - 1))
@@ -117,7 +118,7 @@ def draw_pairs(recipe: Recipe, stage: Stage, index: Tensor) -> tuple[Tensor, Ten
         index: Global sample indices, int64 [B], on the CPU.
 
     Returns:
-        t and r, float64 [B], r < t, on the CPU.
+        t and r, float64 [B], r < t, on the CPU; in continuous time r = t, in MeanFlow r <= t.
     """
     u = uniform(recipe.seed, index, 1, Stream.SIGMA)[:, 0]
     match recipe.pairs:
@@ -138,6 +139,42 @@ def draw_pairs(recipe: Recipe, stage: Stage, index: Tensor) -> tuple[Tensor, Ten
         case "denoising":
             t = lognormal_sigma(u, recipe.P_mean, recipe.P_std)
             return t, torch.zeros_like(t)
+        case "tangent":
+            t = lognormal_sigma(u, recipe.P_mean, recipe.P_std)
+            return t, t
+        case "mean-flow":
+            return flow_times(recipe, index)
+        case "groups":
+            return times_of_groups(recipe, index)[:2]
+
+
+def flow_times(recipe: Recipe, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of MeanFlow, as noise levels: a logit-normal flow time sigma / (1 + sigma) is a log-normal sigma.
+
+    Both as published: r drawn as t is, and the two put in order (Geng et al. 2025, section 4.3), or from a distribution of its
+    own and cut at t (their CIFAR-10 code). A share of the pairs has r = t.
+
+    Args:
+        recipe: The recipe.
+        index: Global sample indices, int64 [B], on the CPU.
+
+    Returns:
+        t and r, float64 [B], r <= t, t at most ``sigma_max``.
+    """
+    u = uniform(recipe.seed, index, 3, Stream.SIGMA)
+    t = lognormal_sigma(u[:, 0], recipe.P_mean, recipe.P_std).clamp(max=recipe.sigma_max)
+    if recipe.r_mean is None:
+        r = lognormal_sigma(u[:, 1], recipe.P_mean, recipe.P_std).clamp(max=recipe.sigma_max)
+        t, r = torch.maximum(t, r), torch.minimum(t, r)
+    else:
+        r = torch.minimum(lognormal_sigma(u[:, 1], recipe.r_mean, recipe.r_std), t)
+    return t, torch.where(u[:, 2] < recipe.distinct, r, t)
+
+
+def times_of_groups(recipe: Recipe, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """t, r and s of IMM as noise levels, float64 [B]: equal for the images of a group, those with equal index // group."""
+    u = uniform(recipe.seed, index // recipe.group, 2, Stream.SIGMA)
+    return group_times(u, recipe.sigma_min, recipe.sigma_max, float(recipe.sigma_data), recipe.imm_k)
 
 
 @functools.lru_cache(maxsize=4)

@@ -14,6 +14,7 @@ from atonce.core.version import VERSION
 from atonce.data.dataset import ImageData, require_labels
 from atonce.model import ConsistencyModel
 from atonce.networks.build import build, config_to_dict
+from atonce.training.product import preconditioning_of
 from atonce.training.recipe import Recipe
 
 
@@ -43,19 +44,21 @@ def resolve(recipe: Recipe, data: ImageData, init: ConsistencyModel | None = Non
         who = "the teacher" if recipe.init and recipe.init == recipe.teacher else "init"
         raise InputError(f"{who} is a model for {theirs} images, the data have {ours}: give data of its size, or another model")
     known = None if init is None else (init.config.network, init.sigma_data)
-    return recipe.resolve(height, channels, data.num_classes, data.statistics().std, known)
+    clock = None if init is None else init.config.preconditioning.clock
+    return recipe.resolve(height, channels, data.num_classes, data.statistics().std, known, clock)
 
 
 # What a network may be told in addition to what its starting model was told: these weights start at zero, so that the run
 # starts exactly where that model stands.
-_ADDED = ("map_label.", "map_augment.", "map_guidance.")
+_ADDED = ("map_label.", "map_augment.", "map_guidance.", "map_second.")
 
 
 def starting_weights(init: ConsistencyModel, recipe: Recipe) -> dict[str, Tensor]:
     """The weights of a model, fitted to the network of a recipe.
 
     Networks must be equal but for what they are told: class labels, augmentation labels or a guidance scale may be added, and
-    the model's augmentation labels may be dropped (they are zero where nothing was augmented).
+    the model's augmentation labels may be dropped (they are zero where nothing was augmented). A flow map's second time may be
+    added. Between EDM's form and TrigFlow's the output layer changes its sign, and nothing else changes (:func:`_sign`).
 
     Args:
         init: The model whose weights start the run.
@@ -71,7 +74,7 @@ def starting_weights(init: ConsistencyModel, recipe: Recipe) -> dict[str, Tensor
     theirs, ours = config_to_dict(init.config.network), config_to_dict(recipe.network)
     free = {"augment_labels", "dropout_resolution"}
     free |= {"labels"} if not theirs.get("labels") else set()
-    free |= {"guidance"} if not theirs.get("guidance") else set()
+    free |= {name for name in ("guidance", "second_time") if not theirs.get(name)}
     names = [name for name in ours if name not in free] + [name for name in theirs if name not in ours]
     if differs := [f"{n}: {theirs.get(n)} there, {ours.get(n)} here" for n in names if theirs.get(n) != ours.get(n)]:
         remedy = "give the recipe the same network, or network='auto'"
@@ -83,12 +86,40 @@ def starting_weights(init: ConsistencyModel, recipe: Recipe) -> dict[str, Tensor
             f"init was trained with sigma_data {init.sigma_data:g}, the recipe has {recipe.sigma_data}: leave "
             "sigma_data='measured', which takes over that of init"
         )
-    state = build(recipe.network, None).state_dict()
-    given = init.network.state_dict()
-    return {
+    network = build(recipe.network, None)
+    given, sign = init.network.state_dict(), _sign(init, recipe)
+    started = {
         name: given[name] if name in given and given[name].shape == value.shape else _zero(name, value)
-        for name, value in state.items()
+        for name, value in network.state_dict().items()
     }
+    return {name: -value if sign < 0 and name.startswith(network.output) else value for name, value in started.items()}
+
+
+def _sign(init: ConsistencyModel, recipe: Recipe) -> int:
+    """The factor on the output layer: TrigFlow's F is EDM's with the sign turned, at the same input (Lu and Song 2024).
+
+    Args:
+        init: The model whose weights start the run.
+        recipe: A resolved recipe.
+
+    Returns:
+        1 or -1.
+
+    Raises:
+        InputError: The networks' outputs mean different things, or the networks are told different times.
+    """
+    theirs, ours = init.config.preconditioning, preconditioning_of(recipe)
+    if theirs.kind != ours.kind and "flow" in (theirs.kind, ours.kind):
+        raise InputError(
+            f"init has the {theirs.kind} preconditioning, the recipe {ours.kind}: what the networks give cannot be turned into "
+            f"each other; give the recipe preconditioning={theirs.kind!r}"
+        )
+    if theirs.clock != ours.clock:
+        raise InputError(
+            f"the network of init is told {'ln(sigma)' if theirs.clock == 'log' else 'the time t'}, the recipe has "
+            f"clock={ours.clock!r}: leave clock='auto', which takes over that of init"
+        )
+    return 1 if (theirs.kind == "trigflow") == (ours.kind == "trigflow") else -1
 
 
 def class_names(data: ImageData) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,8 @@ def recipe_from_words(preset: str, given: Mapping[str, Any], pairs: Sequence[str
     """
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r} is not known; known: {', '.join(PRESETS)}")
-    known = sorted({field.name for field in dataclasses.fields(Recipe)} - {"method", *_ELSEWHERE})
+    own = {"form"} & set(inspect.signature(PRESETS[preset]).parameters)
+    known = sorted({field.name for field in dataclasses.fields(Recipe)} - {"method", *_ELSEWHERE} | own)
     fields: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")

@@ -16,7 +16,7 @@ from atonce.model import ConsistencyModel
 from atonce.model_config import Guidance, ModelConfig
 from atonce.networks.unet import UNetConfig
 from atonce.preconditioning import Preconditioning
-from atonce.serving import host
+from atonce.serving import roles
 from atonce.serving.backends import Backend
 from atonce.serving.buckets import Buckets, Rows
 from atonce.serving.engine import Engine
@@ -37,12 +37,24 @@ def tiny(
     """A small U-Net whose output depends on all its inputs."""
     told = guidance is not None and guidance.form == "embedded"
     network = UNetConfig(
-        size=8, image_channels=1, channels=8, channel_mult=(1, 2), blocks=1, attention=(4,), labels=labels, guidance=told
+        size=8,
+        image_channels=1,
+        channels=8,
+        channel_mult=(1, 2),
+        blocks=1,
+        attention=(4,),
+        labels=labels,
+        guidance=told,
+        second_time=kind == "flow_map",
     )
-    end = 0.0 if kind == "denoiser" else 0.002
+    known = {
+        "denoiser": Preconditioning("edm", 0.5, 0.0),
+        "consistency": Preconditioning("boundary", 0.5, 0.002),
+        "flow_map": Preconditioning("flow", 0.5, 0.0, "time", True),
+    }
     config = ModelConfig(
         network,
-        Preconditioning("edm" if kind == "denoiser" else "boundary", 0.5, end),
+        known[kind],
         kind=kind,  # type: ignore[arg-type]
         guidance=guidance,
         sampler=sampler,  # type: ignore[arg-type]
@@ -224,15 +236,14 @@ def saved(tmp_path: Path, tiny: Any) -> Callable[..., str]:
 
 
 @pytest.fixture
-def hosts(Quick: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hosts]]:
+def hosts(Quick: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Hosts]]:
     """Starts hosts, of engines that compute nothing where no others are given; they are stopped in the end."""
-    monkeypatch.setattr(host, "GRACE", 0.0)
+    monkeypatch.setattr(roles, "GRACE", 0.0)
     started: list[Hosts] = []
 
     def start(*models: str, clock: Clock | None = None, engine_of: Any = Quick, observer: Any = None, **options: Any) -> Hosts:
-        settings = ServeSettings(
-            **{"models": models, "device": "cpu", "backend": "eager", "max_batch": 2, "reload_seconds": 0.0, **options}
-        )
+        own = {"models": models, "device": "cpu", "backend": "eager", "max_batch": 2, "reload_seconds": 0.0}
+        settings = ServeSettings(**{**own, "state": tmp_path / "serve-state", **options})
         made = Hosts(settings, observer, clock=clock or Clock(), engine_of=engine_of)
         started.append(made)
         made.start()
