@@ -51,11 +51,14 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def load(name_or_path: str | Path) -> ConsistencyModel:
+def load(name_or_path: str | Path, *, kind: str | None = None, size: int | None = None) -> ConsistencyModel:
     """Open a model.
 
     Args:
-        name_or_path: A name of the gallery that comes with the package (``"digits"``), a run or model folder, or a hub id.
+        name_or_path: A name of the gallery that comes with the package (``"digits"``), a run or model folder, a checkpoint
+            of others (OpenAI's ``.pt``, a pickle of EDM or ECT, a folder of diffusers, safetensors), or a hub id.
+        kind: ``"consistency"`` or ``"denoiser"``, for weights of others that cannot tell.
+        size: Height and width of the images, for weights of others that cannot tell.
 
     Returns:
         The model, on the CPU; move it with ``model.to("cuda")``.
@@ -65,7 +68,7 @@ def load(name_or_path: str | Path) -> ConsistencyModel:
     """
     from atonce.exchange.open import open_model
 
-    return open_model(name_or_path)
+    return open_model(name_or_path, kind=kind, size=size)
 
 
 def train(

@@ -2,7 +2,8 @@
 
 A pickle is a small program; what makes it dangerous is that it may name any callable of any module. Here a table says which
 names exist. :data:`ARRAYS` is the table for numpy arrays of plain numbers, in the spellings of numpy 1 and 2 and of Python 2;
-even there nothing of numpy itself is called: the names lead to small checked stand-ins of this file.
+even there nothing of numpy itself is called: the names lead to small checked stand-ins of this file. Tensors of torch are
+added by :mod:`atonce.core.reading_tensors`.
 """
 
 from __future__ import annotations
@@ -117,26 +118,52 @@ class _Refused(Exception):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, allowed: Globals, encoding: str) -> None:
+    def __init__(self, file: Any, allowed: Globals, encoding: str, persistent: Callable[[Any], Any] | None = None) -> None:
         super().__init__(file, encoding=encoding)
-        self._allowed = allowed
+        self._allowed, self._persistent = allowed, persistent
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             found = self._allowed[module, name]
         except KeyError:
-            raise _Refused(f"{module}.{name}") from None
+            raise _Refused(f"{module}.{name}"[:200]) from None
         return _Call(found) if isinstance(found, FunctionType | MethodType | functools.partial) else found
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("the file refers to objects outside it")
+        if self._persistent is None:
+            raise pickle.UnpicklingError("the file refers to objects outside it")
+        return self._persistent(pid)
 
 
-def _check_memo(content: bytes) -> None:
+def _check_memo(stream: io.BytesIO) -> None:
     """Refuse a memo index that no genuine file has: a few bytes could make the reader reserve many gigabytes."""
-    for code, argument, _ in pickletools.genops(content):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= (argument or 0) <= len(content):
+    most = stream.getbuffer().nbytes
+    for code, argument, _ in pickletools.genops(stream):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= (argument or 0) <= most:
             raise pickle.UnpicklingError(f"its memo index {argument} is absurd")
+
+
+def read_one(
+    stream: io.BytesIO, allowed: Globals, *, encoding: str = "latin1", persistent: Callable[[Any], Any] | None = None
+) -> Any:
+    """Read the pickle that begins where a stream stands; whatever is wrong with it is raised as it comes.
+
+    For files that hold several, and for pickles within pickles: inside :func:`load_restricted_pickle` every error becomes its
+    one line.
+
+    Args:
+        stream: The content; it is left behind the pickle.
+        allowed: What each (module, name) stands for.
+        encoding: How text of Python 2 is decoded.
+        persistent: What stands for references to objects outside the pickle; ``None`` refuses them.
+
+    Returns:
+        The object.
+    """
+    begin = stream.tell()
+    _check_memo(stream)
+    stream.seek(begin)
+    return _Unpickler(stream, allowed, encoding, persistent).load()
 
 
 def load_restricted_pickle(
@@ -146,6 +173,7 @@ def load_restricted_pickle(
     name: str | None = None,
     encoding: str = "latin1",
     error: type[InputError] = ModelFileError,
+    persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Read a pickle in which only the given globals exist.
 
@@ -156,6 +184,7 @@ def load_restricted_pickle(
         name: What to call the source in messages; the path where it is a path.
         encoding: How text of Python 2 is decoded; ``latin1`` keeps every byte.
         error: The error to raise, :class:`ModelFileError` or :class:`~atonce.core.errors.DataError`.
+        persistent: What stands for references to objects outside the pickle; ``None`` refuses them.
 
     Returns:
         The object: built-in containers and values, and what the table's callables returned. Arrays read by means of
@@ -172,12 +201,28 @@ def load_restricted_pickle(
             content = Path(source).read_bytes()
         except OSError as problem:
             raise error(f"cannot read {name}: {problem.strerror or problem}") from problem
+    return guarded(lambda: read_one(io.BytesIO(content), allowed, encoding=encoding, persistent=persistent), str(name), error)
+
+
+def guarded(read: Callable[[], Any], name: str, error: type[InputError] = ModelFileError) -> Any:
+    """Do some reading with :func:`read_one`, and turn whatever goes wrong into one line.
+
+    Args:
+        read: Does it.
+        name: What to call the source in messages.
+        error: The error to raise.
+
+    Returns:
+        What ``read`` returns.
+
+    Raises:
+        InputError: (of the class ``error``) Something went wrong.
+    """
     try:
-        _check_memo(content)
-        return _Unpickler(io.BytesIO(content), allowed, encoding).load()
+        return read()
     except _Refused as refused:
         text = f"{name} asks for the global {refused}, which this kind of file does not need: refused, nothing was executed"
         raise error(text) from None
     except Exception as problem:  # a damaged pickle can fail in any way: EOFError, KeyError, struct.error, MemoryError, ...
         text = " ".join(str(problem).split()) or type(problem).__name__
-        raise error(f"{name} is truncated, damaged or not a pickle of the expected kind: {text}") from problem
+        raise error(f"{name} is truncated, damaged or not a pickle of the expected kind: {text[:300]}") from problem

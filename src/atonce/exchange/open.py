@@ -1,4 +1,4 @@
-"""Open a model by whatever a user has: a gallery name, a run, a model folder, a registry entry, a hub id."""
+"""Open a model by whatever a user has: a gallery name, a run, a folder, a registry entry, a checkpoint of others, a hub id."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import os
 from pathlib import Path
 
 from atonce.core.errors import MissingExtraError, ModelFileError
+from atonce.exchange.foreign import open_file, open_folder
 from atonce.exchange.gallery import gallery_folder, gallery_names
+from atonce.exchange.hub import fetch, looks_like_hub_id, weights_file
 from atonce.exchange.registry import current, is_registry_entry
 from atonce.model import ConsistencyModel
 from atonce.model_files import is_model_folder
 from atonce.training.rundir import RunFolder
 
 
-def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
+def open_model(name_or_path: str | os.PathLike[str], *, kind: str | None = None, size: int | None = None) -> ConsistencyModel:
     """Open a model.
 
     Args:
-        name_or_path: A gallery name, a run folder, a model folder, a registry entry (its version in use) or a hub id. A run,
-            model folder or entry of that name wins over the gallery, and the gallery over any other folder.
+        name_or_path: A gallery name, a run folder, a model folder, a registry entry (its version in use), a foreign checkpoint
+            or a hub id. A run, model folder or entry of that name wins over the gallery, and the gallery over any other folder.
+            What a file or folder of others is, is told by its content; the model's ``card["found"]`` says what that was.
+        kind: ``"consistency"`` or ``"denoiser"``, for foreign weights that cannot tell (see docs/exchange.md).
+        size: Height and width of the images, for foreign weights that cannot tell.
 
     Returns:
         The model, on the CPU.
@@ -35,19 +40,21 @@ def open_model(name_or_path: str | os.PathLike[str]) -> ConsistencyModel:
     if is_folder and is_registry_entry(path):
         return ConsistencyModel.from_pretrained(current(path)[1])
     if is_folder and (not known or RunFolder(path).recipe_file.exists() or is_model_folder(path)):
-        return ConsistencyModel.from_pretrained(_in_run(path))
+        return _in_folder(path, kind)
     if known:
         return ConsistencyModel.from_pretrained(gallery_folder() / text)
     if is_there:
-        raise ModelFileError(f"{path} is a file of a kind that this version cannot open: give a model folder or a run folder")
+        return open_file(path, kind, size)
     problem = (
         f"there is no model {text[:200]!r}: it is neither a folder nor in the gallery ({', '.join(gallery_names()) or 'empty'})"
     )
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not in_folder:
+    if looks_like_hub_id(text) and not in_folder:
         try:
-            return ConsistencyModel.from_pretrained(text)
+            folder = fetch(text)
         except MissingExtraError as error:
             raise ModelFileError(f"{problem}; as a hub id it needs more: {error}") from error
+        single = weights_file(folder)
+        return _in_folder(folder, kind) if single is None else open_file(single, kind, size)
     raise ModelFileError(f"{problem}; give a run folder, a model folder or a hub id (owner/name)")
 
 
@@ -69,6 +76,13 @@ def model_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
         return path
     run = RunFolder(path)
     return next((folder for folder in (run.model, run.best) if run.recipe_file.exists() and folder.is_dir()), None)
+
+
+def _in_folder(folder: Path, kind: str | None) -> ConsistencyModel:
+    """The model of a folder that is ours or of diffusers."""
+    ours = is_model_folder(folder) or RunFolder(folder).recipe_file.exists()
+    foreign = None if ours else open_folder(folder, kind)
+    return foreign or ConsistencyModel.from_pretrained(_in_run(folder))
 
 
 def _in_run(folder: Path) -> Path:

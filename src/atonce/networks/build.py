@@ -9,11 +9,16 @@ from typing import Any, TypeAlias
 from atonce.core.errors import InputError
 from atonce.networks.adm import ADM, ADMConfig
 from atonce.networks.unet import UNet, UNetConfig
+from atonce.networks.unet2d import UNet2D, UNet2DConfig
 
-NetworkConfig: TypeAlias = UNetConfig | ADMConfig
-Network: TypeAlias = UNet | ADM
+NetworkConfig: TypeAlias = UNetConfig | ADMConfig | UNet2DConfig
+Network: TypeAlias = UNet | ADM | UNet2D
 
-ARCHITECTURES: dict[str, type[UNetConfig] | type[ADMConfig]] = {"unet": UNetConfig, "adm": ADMConfig}
+ARCHITECTURES: dict[str, type[UNetConfig] | type[ADMConfig] | type[UNet2DConfig]] = {
+    "unet": UNetConfig,
+    "adm": ADMConfig,
+    "unet2d": UNet2DConfig,
+}
 
 _LATER = ("second_time", "double_norm")
 
@@ -36,8 +41,10 @@ def build(config: NetworkConfig, seed: int | None = 0) -> Network:
             return UNet(config, seed)
         case ADMConfig():
             return ADM(config, seed)
+        case UNet2DConfig():
+            return UNet2D(config, seed)
         case _:
-            raise InputError(f"{config!r} is not a network configuration: give a UNetConfig or an ADMConfig")
+            raise InputError(f"{config!r} is not a network configuration: give a UNetConfig, an ADMConfig or a UNet2DConfig")
 
 
 def config_to_dict(config: NetworkConfig) -> dict[str, Any]:
