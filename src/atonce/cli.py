@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -34,6 +36,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan return": ("plan_return:plan_return", "reckon what one-step generation saves against many steps"),
     "plan compare": ("plan_compare:plan_compare", "put models side by side: quality, calls, seconds, cost"),
     "data inspect": ("data:data_inspect", "say what is in a data set and what it means for training"),
+    "data check": ("data:data_check", "find what is wrong with a data set: damage, duplicates, leaks, uneven classes"),
+    "data pack": ("data:data_pack", "leave out what should not be there, and pack the rest for training"),
     "gallery": ("gallery:gallery", "list the models that come with the package"),
     "gallery promote": ("gallery_promote:gallery_promote", "put a model into a registry, if its records show that it may be"),
     "gallery roll-back": ("gallery_promote:gallery_roll_back", "go back to the version that was served before"),
@@ -42,6 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "serve keys make": ("serve_keys:make", "make an API key for a server"),
     "serve keys list": ("serve_keys:list_keys", "list API keys: who has them, what for, and whether they work"),
     "serve keys revoke": ("serve_keys:revoke", "revoke an API key, without a restart of any server"),
+    "studio": ("studio:studio", "open a page to generate, edit, compare, train and reckon"),
     "doctor": ("doctor:doctor", "check this machine"),
 }
 """The function of each verb (its module in atonce.verbs and its name, loaded when called) and one line of help."""
@@ -54,8 +59,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; default: those of the process.
 
     Returns:
-        The exit status: 0, 2 for bad input, 130 for an interruption.
+        The exit status: 0, 2 for bad input, 130 for an interruption, 141 where nobody reads the output any more.
+
+    Raises:
+        BrokenPipeError: Another pipe than that of the output is broken.
     """
+    try:
+        status = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can be handled, and not at the very end
+        return status
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
+        return 141
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the output has gone, as in ``atonce gallery versions ... | head -1``."""
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError, AttributeError):  # no file, or a system without poll
+        return False
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The same, for output that is read."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())

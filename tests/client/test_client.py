@@ -328,3 +328,39 @@ def test_without_httpx_the_extra_is_named() -> None:
     code += "try: atonce.Client()\nexcept ImportError as e: print(type(e).__name__, e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "MissingExtraError atonce.Client needs httpx: pip install 'atonce[client]'", done.stderr
+
+
+# ---- numbers of numpy and PyTorch
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    client, server, _ = scripted(images_answer)
+    client.generate(np.int64(2), seed=np.uint64(5), labels=np.array([1, 2]), sigmas=np.array([80.0, 0.5], np.float64))
+    client.generate(2, seeds=np.array([3, 4]), seed=np.int32(1), guidance=np.float32(1.5), labels=[np.int64(1), "bag"])
+    one, two = server.bodies()
+    assert one == {"n": 2, "seed": 5, "labels": [1, 2], "sigmas": [80.0, 0.5], "format": "npz", "response": "json"}
+    assert (two["seeds"], two["seed"], two["guidance"], two["labels"]) == ([3, 4], 1, 1.5, [1, "bag"])
+
+
+def test_numbers_of_pytorch_are_numbers() -> None:
+    torch = pytest.importorskip("torch")
+    client, server, _ = scripted(images_answer)
+    client.generate(torch.tensor(2), seed=5, labels=torch.tensor([1, 2]))
+    assert server.bodies()[0] | {"format": ""} == {"n": 2, "seed": 5, "labels": [1, 2], "format": "", "response": "json"}
+
+
+def test_numbers_of_numpy_in_an_edit() -> None:
+    client, server, _ = scripted(images_answer)
+    picture = np.zeros((2, 2), np.uint8)
+    client.edit("outpaint", image=picture, size=np.array([4, 4]), place=(np.int64(1), 1), seed=np.int64(3), steps=np.int8(2))
+    body = server.bodies()[0]
+    assert (body["size"], body["place"], body["seed"], body["steps"]) == ([4, 4], [1, 1], 3, 2)
+    assert isinstance(body["image"], str)
+
+
+@pytest.mark.parametrize("wrong", [b"12", object(), {"a": 1}, {1, 2}, np.complex128(1), np.array([1 + 2j])])
+def test_what_is_no_number_is_one_line(wrong: Any) -> None:
+    client, server, _ = scripted(images_answer)
+    with pytest.raises(InputError, match="^labels is a [a-z0-9]+: give numbers, texts, lists or arrays of them$"):
+        client.generate(1, seed=1, labels=wrong)
+    assert server.requests == []

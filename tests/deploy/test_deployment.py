@@ -190,11 +190,74 @@ def test_selectors_find_their_pods() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("prometheus_client") is None, reason="metrics need the extra serve")
-def test_the_autoscaler_looks_at_a_metric_that_exists() -> None:
+def test_the_autoscaler_looks_at_metrics_that_exist() -> None:
     from atonce.serving.metrics import Metrics
 
     asked = named("HorizontalPodAutoscaler", "atonce")["spec"]["metrics"][0]["pods"]["metric"]["name"]
     rule = yaml.safe_load((DEPLOY / "k8s" / "adapter-rule.yaml").read_text())[0]
     assert rule["name"]["as"] == asked
-    assert rule["seriesQuery"].startswith(asked + "{")
-    assert f"# TYPE {asked} gauge" in Metrics().text()[0].decode()
+    series = rule["seriesQuery"].partition("{")[0]
+    used = {series, *re.findall(r"atonce_\w+", rule["metricsQuery"])}
+    assert used == {"atonce_queue_expected_seconds", "atonce_queue_promise_seconds"}
+    metrics = Metrics()
+    metrics.attach(statuses=list, jobs=dict, ready=lambda: True)
+    text = metrics.text()[0].decode()
+    assert all(f"# TYPE {name} gauge" in text for name in used)
+
+
+# ---- a backend, and models of a registry
+
+
+def test_the_backend_is_named_so_that_replicas_agree() -> None:
+    for given in (named("ConfigMap", "atonce")["data"], compose()["services"]["atonce"]["environment"]):
+        assert given["ATONCE_SERVE_BACKEND"] == "eager"
+
+
+def test_prometheus_may_read_the_metrics() -> None:
+    """The service listens on a public address with keys, where metrics want a key of their own unless told otherwise."""
+    for given in (named("ConfigMap", "atonce")["data"], compose()["services"]["atonce"]["environment"]):
+        assert given["ATONCE_SERVE_METRICS_OPEN"] == "true"
+
+
+def test_every_volume_that_is_mounted_is_used() -> None:
+    service = compose()["services"]["atonce"]
+    assert not any("registry" in volume for volume in service["volumes"])
+    over = yaml.safe_load((DEPLOY / "compose.registry.yml").read_text())["services"]["atonce"]
+    (volume,) = over["volumes"]
+    place = volume.split(":")[1]
+    assert all(word.startswith(f"{place}/") for word in over["command"][1:])
+    folder = {path.name: yaml.safe_load(path.read_text()) for path in (DEPLOY / "k8s-registry").glob("*.yaml")}
+    build = folder.pop("kustomization.yaml")
+    assert sorted([*build["resources"], *(each["path"] for each in build["patches"])]) == sorted(["../k8s", *folder])
+    pod = folder["deployment.yaml"]["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    base = named("Deployment", "atonce")
+    assert folder["deployment.yaml"]["metadata"]["name"] == base["metadata"]["name"]
+    assert container["name"] == base["spec"]["template"]["spec"]["containers"][0]["name"]
+    (mount,) = container["volumeMounts"]
+    assert all(word.startswith(f"{mount['mountPath']}/") for word in container["args"][1:])
+    assert pod["volumes"] == [
+        {"name": mount["name"], "persistentVolumeClaim": {"claimName": folder["volume.yaml"]["metadata"]["name"]}}
+    ]
+    assert folder["configmap.yaml"]["metadata"]["name"] == named("ConfigMap", "atonce")["metadata"]["name"]
+
+
+def test_canaries_outlast_rounds_of_the_quality_watch() -> None:
+    from atonce.serving.settings import ServeSettings
+
+    known = {f"ATONCE_SERVE_{name.upper()}" for name in ServeSettings.model_fields}
+    watch = float(named("ConfigMap", "atonce")["data"]["ATONCE_SERVE_WATCH_SECONDS"])
+    over = yaml.safe_load((DEPLOY / "k8s-registry" / "configmap.yaml").read_text())["data"]
+    also = yaml.safe_load((DEPLOY / "compose.registry.yml").read_text())["services"]["atonce"]["environment"]
+    assert over == also
+    assert set(over) <= known
+    assert float(over["ATONCE_SERVE_CANARY_SECONDS"]) > 2 * watch
+
+
+def test_the_registry_overlays_fit_their_schemas() -> None:
+    tool = [script("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*tool, str(DEPLOY / "compose.registry.yml")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    validate = pytest.importorskip("kubernetes_validate", reason="the schemas come with kubernetes-validate (extra dev)")
+    for name in ("volume.yaml", "configmap.yaml"):
+        validate.validate(yaml.safe_load((DEPLOY / "k8s-registry" / name).read_text()), "1.33", strict=True)

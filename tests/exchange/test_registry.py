@@ -16,7 +16,17 @@ import atonce
 from atonce.core.errors import InputError, ModelFileError
 from atonce.core.records import Metric, Record, Source, make_record
 from atonce.exchange.promotion import first_version, judge
-from atonce.exchange.registry import current, history, is_registry_entry, promote, roll_back, versions
+from atonce.exchange.registry import (
+    current,
+    folder_of,
+    history,
+    is_registry_entry,
+    mark,
+    marks,
+    promote,
+    roll_back,
+    versions,
+)
 from atonce.model import ConsistencyModel
 from atonce.model_config import ModelConfig
 from atonce.model_files import model_identity
@@ -259,3 +269,54 @@ def test_readers_never_see_a_half_and_writers_wait_for_each_other(registry: Path
     assert seen
     assert [each["version"] for each in history(entry)] == [f"{i:04d}" for i in range(1, 8)]
     assert {each["state"] for each in versions(entry)} == {"whole"}
+
+
+# ---- what servers find
+
+
+def test_what_servers_find_stands_in_the_history_and_moves_nothing(registry: Path, tmp_path: Path) -> None:
+    entry = registry / "digits"
+    assert marks(entry) == {}
+    assert mark(entry, "0001", "proved", "a day without faults")
+    assert not mark(entry, "0001", "proved", "again"), "no news"
+    promote(folder(tmp_path / "two", 0.2, measured(0.8)), registry, "digits")
+    assert mark(entry, "0002", "refused", "its network failed")
+    assert marks(entry) == {"0001": "proved", "0002": "refused"}
+    assert current(entry)[0] == "0002"
+    assert history(entry)[-1] | {"at": ""} == {
+        "at": "",
+        "action": "refused",
+        "version": "0002",
+        "before": "0002",
+        "reason": "its network failed",
+    }
+    assert versions(entry)[0]["promoted"] == history(entry)[0]["at"]
+    assert roll_back(entry).version == "0001", "words of servers are no promotions"
+    mark(entry, "0002", "tried", "its owner asked for it")
+    assert list(marks(entry).items()) == [("0001", "proved"), ("0002", "tried")]
+    with pytest.raises(InputError, match="has no version 0007: it has 0001, 0002"):
+        mark(entry, "0007", "proved", "")
+    with pytest.raises(InputError, match="'liked' is nothing"):
+        mark(entry, "0001", "liked", "")
+
+
+def test_a_roll_back_speaks_against_what_it_leaves(registry: Path, tmp_path: Path) -> None:
+    entry = registry / "digits"
+    promote(folder(tmp_path / "two", 0.2, measured(0.8)), registry, "digits")
+    promote(folder(tmp_path / "three", 0.3, measured(0.7)), registry, "digits")
+    mark(entry, "0002", "refused", "blurred")
+    roll_back(entry)
+    assert marks(entry) == {"0002": "refused", "0003": "refused"}, "0002 had been taken back itself"
+    roll_back(entry)
+    assert marks(entry) == {"0003": "refused", "0002": "refused", "0001": "proved"}
+
+
+def test_the_folder_of_any_version(registry: Path, tmp_path: Path) -> None:
+    entry = registry / "digits"
+    promote(folder(tmp_path / "two", 0.2, measured(0.8)), registry, "digits")
+    assert folder_of(entry, "0001") == entry / "versions" / "0001"
+    with pytest.raises(ModelFileError, match="has no version '0003'"):
+        folder_of(entry, "0003")
+    (entry / "versions" / "0001" / "config.json").write_text("{}")
+    with pytest.raises(ModelFileError, match="changed after its promotion"):
+        folder_of(entry, "0001")

@@ -116,6 +116,9 @@ class SlowHosts:
             raise not_found(f"digits has no version {version!r}", "version")
         return list(self.engines.values())[-1] if version is None else self.engines[version]
 
+    def older(self, version: str) -> Any:
+        raise not_found(f"digits has no version {version!r} any more", "version")
+
 
 class Log(Silent):
     """An append-only file; one line is written at once, so several processes may share it."""

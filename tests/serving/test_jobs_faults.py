@@ -137,13 +137,13 @@ def test_a_full_disk_puts_a_job_off_and_the_service_lives(make: Make, monkeypatc
     full.set()
     write = job_files.write_atomic
 
-    def limited(path: Path, content: Any) -> None:
+    def limited(path: Path, content: Any, **options: Any) -> None:
         def fill(temporary: Path) -> None:
             content(temporary)
             if full.is_set():
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-        write(path, fill)
+        write(path, fill, **options)
 
     monkeypatch.setattr(job_files, "write_atomic", limited)
     job = ask(jobs, 300)
@@ -160,7 +160,7 @@ def test_a_disk_that_stays_full_fails_the_job_with_a_sentence(make: Make, monkey
     jobs._open.backoff = 0.001
     monkeypatch.setattr(job_worker, "WAITS", 3)
 
-    def never(path: Path, content: Any) -> None:
+    def never(path: Path, content: Any, **options: Any) -> None:
         from atonce.core.files import storage_errors
 
         with storage_errors(path):

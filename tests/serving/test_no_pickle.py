@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import atonce
-from atonce.core.errors import ModelFileError
+from atonce.core.errors import InputError, ModelFileError
+from atonce.serving.sources import open_source
 
 READERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pandas", "runpy", "imp"}
 CALLS = {
@@ -145,3 +146,13 @@ def test_nothing_is_unpickled_while_it_answers(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WATCHED, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pt", "unet/diffusion_pytorch_model.bin"])
+def test_checkpoints_that_are_pickles_are_not_served(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "model" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(pickle.dumps({"ema": 1}))
+    place = str(file if name.startswith("weights") else tmp_path / "model")
+    with pytest.raises(InputError, match=r"holds a pickle, which is never served: convert it once, atonce\.load"):
+        open_source(place, "cpu")

@@ -111,7 +111,7 @@ from atonce.serving.settings import ServeSettings
 folder, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 
 
-def create_app(settings):
+def create_app(settings, extend=None):
     @contextlib.asynccontextmanager
     async def lifespan(app):
         if how == "fails":

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atonce.serving.errors import ServiceError
-from atonce.serving.strict_json import MAX_DEPTH, MAX_VALUES, read_json
+from atonce.serving.strict_json import MAX_DEPTH, MAX_NAMES, MAX_VALUES, read_json
 
 
 def refusal(body: bytes) -> ServiceError:
@@ -102,3 +102,10 @@ def test_a_million_values_are_allowed_and_many_more_are_not() -> None:
 
 def test_escapes_that_are_text_pass() -> None:
     assert read_json(rb'"\u00e9\ud83d\ude00\\u0000"') == "é😀\\u0000"
+
+
+def test_an_object_has_no_more_names_than_any_request_could_need() -> None:
+    most = {f"k{i}": i for i in range(MAX_NAMES)}
+    assert read_json(json.dumps({"a": [most, most]}).encode()) == {"a": [most, most]}
+    error = refusal(json.dumps({"a": {**most, "one more": 1}}).encode())
+    assert (error.status, error.message) == (400, "the body holds an object of 101 names: at most 100")

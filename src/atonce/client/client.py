@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from atonce.client.edits import Edits, edit_body
 from atonce.client.images import Images
 from atonce.client.jobs import Job
 from atonce.client.transport import Transport
+from atonce.client.values import plain
 
 if TYPE_CHECKING:
     import httpx
@@ -137,6 +138,7 @@ class Client(Edits):
 
         Raises:
             ClientError: The server refused or cannot be reached.
+            InputError: A value is no number, text or list of them.
         """
         body = _generate_body({name: value for name, value in locals().items() if name != "self"})
         return Images.of_answer(self._transport.json("POST", "/v1/generate", {**body, "format": "npz", "response": "json"}))
@@ -202,6 +204,7 @@ class Client(Edits):
 
         Raises:
             ClientError: The server refused or cannot be reached.
+            InputError: A value is no number, text or list of them.
         """
         body = _generate_body({name: value for name, value in locals().items() if name not in ("self", "format")})
         return self._submit("generate", {**body, "format": format})
@@ -267,8 +270,7 @@ class Client(Edits):
 
 
 def _generate_body(fields: dict[str, Any]) -> dict[str, Any]:
-    as_list: Callable[[Any], Any] = lambda value: value if isinstance(value, (int, float, str)) else list(value)
-    body = {name: as_list(value) for name, value in fields.items() if value is not None}
+    body = {name: plain(value, name) for name, value in fields.items() if value is not None}
     if "seed" not in body and "seeds" not in body:
         body["seed"] = secrets.randbelow(1 << 53)
     return body

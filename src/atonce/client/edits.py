@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from atonce.client.images import Images, picture_text
+from atonce.client.values import plain
 from atonce.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def edit_body(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         What goes as JSON.
 
     Raises:
-        InputError: A picture is none.
+        InputError: A picture is none, or a value no number, text or list of them.
     """
     body = {name: value for name, value in fields.items() if value is not None}
     for name in _PICTURES:
@@ -38,10 +39,7 @@ def edit_body(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
             body[name] = [picture_text(one, name) for one in body[name]] if several else picture_text(body[name], name)
     if kind not in _UNDRAWN:
         body.setdefault("seed", secrets.randbelow(1 << 53))
-    for name in ("labels", "sigmas", "size", "place", "seeds"):
-        if isinstance(body.get(name), (tuple, range)):
-            body[name] = list(body[name])
-    return body
+    return {name: value if name in _PICTURES else plain(value, name) for name, value in body.items()}
 
 
 class Edits(ABC):

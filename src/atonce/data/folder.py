@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -55,22 +56,38 @@ def open_folder(path: Path, shaping: Shaping, *, split: str = "train", skip_bad:
     Raises:
         DataError: There are no pictures, one is unreadable, or their sizes differ.
     """
+    return join([open_files(files, shaping, skip_bad=skip_bad) for files in folder_files(path, split)])
+
+
+def folder_files(path: Path, split: str) -> list[Files]:
+    """The files below a folder, for each folder of a split; see :func:`open_folder`.
+
+    Args:
+        path: The folder.
+        split: ``"train"``, ``"test"`` or ``"all"``.
+
+    Returns:
+        One set of files, or one for each folder of the split.
+
+    Raises:
+        DataError: There is no such split.
+    """
     names = sorted(_walk(path))
-    tops = {name.split("/")[0].lower() if "/" in name else "" for name in names if _is_picture(name)}
+    tops = {name.split("/")[0].lower() if "/" in name else "" for name in names if is_picture(name)}
     if "dataset.json" in names or not tops <= {*_TRAIN, *_TEST} or not tops & {*_TRAIN}:
         if split == "test":
             text = "its pictures are one set (subfolders train and test would split it)"
             raise DataError(f"{path} has no test split: {text}; ask for the split 'train' or 'all'")
-        return _open_tree(path, names, path.name, shaping, skip_bad)
+        return [_tree(path, names, path.name)]
     wanted = {"train": _TRAIN, "test": _TEST, "all": _TRAIN + _TEST}[split]
     folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name.lower() in wanted]
     if not folders:
         raise DataError(f"{path} has no folder for the split {split!r}: there is {', '.join(sorted(tops))}")
-    return join([_open_tree(folder, sorted(_walk(folder)), path.name, shaping, skip_bad) for folder in folders])
+    return [_tree(folder, sorted(_walk(folder)), path.name) for folder in folders]
 
 
-def _open_tree(root: Path, names: list[str], name: str, shaping: Shaping, skip_bad: bool) -> ImageData:
-    return open_files(Files(names, lambda file: _read_file(root / file), f"folder {root}", name), shaping, skip_bad=skip_bad)
+def _tree(root: Path, names: list[str], name: str) -> Files:
+    return Files(names, lambda file: _read_file(root / file), f"folder {root}", name)
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -99,14 +116,15 @@ def _read_file(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {problem.strerror or problem}") from problem
 
 
-def open_zip(path: Path, shaping: Shaping, *, skip_bad: bool = False) -> ImageData:
-    """Read all pictures of a zip archive; class subfolders and ``dataset.json`` as in a folder.
+def open_zip(path: Path, shaping: Shaping, *, split: str = "train", skip_bad: bool = False) -> ImageData:
+    """Read all pictures of a zip archive; splits, class subfolders and ``dataset.json`` as in a folder.
 
     A single folder around everything, as archivers add it, is not taken for a class.
 
     Args:
         path: The archive.
         shaping: Size, channels and crop of the result.
+        split: ``"train"``, ``"test"`` or ``"all"``, as for a folder.
         skip_bad: Leave unreadable pictures out, with a warning, instead of refusing.
 
     Returns:
@@ -114,6 +132,24 @@ def open_zip(path: Path, shaping: Shaping, *, skip_bad: bool = False) -> ImageDa
 
     Raises:
         DataError: The archive is damaged, or as for a folder.
+    """
+    with zip_files(path) as files:
+        parts = zip_parts(files, split)
+        return join([open_files(part, shaping, skip_bad=skip_bad, unwrap=True) for part in parts])
+
+
+@contextlib.contextmanager
+def zip_files(path: Path) -> Iterator[Files]:
+    """The files of a zip archive, while it is open.
+
+    Args:
+        path: The archive.
+
+    Yields:
+        The files; nothing is unpacked to the disk.
+
+    Raises:
+        DataError: The archive is damaged.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -130,17 +166,52 @@ def open_zip(path: Path, shaping: Shaping, *, skip_bad: bool = False) -> ImageDa
             except Exception as problem:  # damaged streams fail in several ways; a password is a RuntimeError
                 raise DataError(f"{path}: {name} cannot be unpacked: {one_line(problem)}") from problem
 
-        names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-        names = [name for name in names if not name.startswith("__MACOSX/")]
-        return open_files(Files(names, read, f"zip {path}", path.stem), shaping, skip_bad=skip_bad, unwrap=True)
+        names = sorted({info.filename for info in archive.infolist() if not info.is_dir()})
+        names = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")[:-1])]
+        yield Files(names, read, f"zip {path}", path.stem)
+
+
+def zip_parts(files: Files, split: str) -> list[Files]:
+    """The files of a zip, for each folder of a split; see :func:`open_folder`.
+
+    Args:
+        files: Of the whole archive.
+        split: ``"train"``, ``"test"`` or ``"all"``.
+
+    Returns:
+        One set of files, or one for each folder of the split.
+
+    Raises:
+        DataError: There is no such split.
+    """
+    parts = [name.split("/") for name in files.names if is_picture(name)]
+    depth = 0
+    while parts and all(len(part) > depth + 2 for part in parts) and len({part[depth] for part in parts}) == 1:
+        depth += 1
+    tops = {part[depth] if len(part) > depth + 1 else "" for part in parts}
+    split_up = {top.lower() for top in tops} <= {*_TRAIN, *_TEST} and any(top.lower() in _TRAIN for top in tops)
+    if "dataset.json" in files.names or not split_up:
+        if split == "test":
+            raise DataError(f"{files.where} is one set without a test split; ask for the split 'train' or 'all'")
+        return [files]
+    wanted = {"train": _TRAIN, "test": _TEST, "all": _TRAIN + _TEST}[split]
+    chosen = sorted(top for top in tops if top.lower() in wanted)
+    if not chosen:
+        raise DataError(f"{files.where} has no folder for the split {split!r}: there is {', '.join(sorted(tops))}")
+    return [_below(files, "/".join([*parts[0][:depth], top])) for top in chosen]
+
+
+def _below(files: Files, prefix: str) -> Files:
+    names = [name.removeprefix(f"{prefix}/") for name in files.names if name.startswith(f"{prefix}/")]
+    return Files(names, lambda name: files.read(f"{prefix}/{name}"), f"{files.where}/{prefix}", files.name)
 
 
 def open_files(files: Files, shaping: Shaping, *, skip_bad: bool = False, unwrap: bool = False) -> ImageData:
     """Decode the pictures among named files and give them their labels.
 
     Labels come from ``dataset.json`` at the top in EDM's form, ``{"labels": [["00000/img00000000.png", 6], ...]}``, where
-    null (for all, or for any one picture) means that there are none; else from first-level subfolders when every picture is
-    in one. Grey and RGB pictures together become RGB.
+    null (for all, or for any one picture) means that there are none, and ``"names"`` may name the classes; else from
+    first-level subfolders when every picture is in one. Grey and RGB pictures together become RGB.
 
     Args:
         files: The files.
@@ -154,10 +225,7 @@ def open_files(files: Files, shaping: Shaping, *, skip_bad: bool = False, unwrap
     Raises:
         DataError: There are no pictures, one is unreadable, sizes differ, or the labels do not fit.
     """
-    names = [name for name in files.names if _is_picture(name)]
-    if not names:
-        raise DataError(f"{files.where} holds no pictures ({', '.join(s[1:] for s in SUFFIXES)}), also not in subfolders")
-    labels, classes = _json_labels(files, names) if "dataset.json" in files.names else _folder_labels(names, unwrap)
+    names, labels, classes = labelled(files, unwrap=unwrap)
     images, kept, bad = _decode(files, names, shaping, skip_bad)
     source = f"{files.where}: {len(kept)} pictures"
     if bad:
@@ -170,7 +238,28 @@ def open_files(files: Files, shaping: Shaping, *, skip_bad: bool = False, unwrap
     return ImageData(images, labels, classes, files.name, source)
 
 
-def _is_picture(name: str) -> bool:
+def labelled(files: Files, *, unwrap: bool = False) -> tuple[list[str], Tensor | None, tuple[str, ...] | None]:
+    """The pictures among named files and their labels; see :func:`open_files`.
+
+    Args:
+        files: The files.
+        unwrap: Look through a single folder around all others.
+
+    Returns:
+        Names of the pictures, labels int64 [n] or ``None``, and names of the classes or ``None``.
+
+    Raises:
+        DataError: There are no pictures, or the labels do not fit.
+    """
+    names = [name for name in files.names if is_picture(name)]
+    if not names:
+        raise DataError(f"{files.where} holds no pictures ({', '.join(s[1:] for s in SUFFIXES)}), also not in subfolders")
+    labels, classes = _json_labels(files, names) if "dataset.json" in files.names else _folder_labels(names, unwrap)
+    return names, labels, classes
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its name; hidden files are not."""
     last = name.rsplit("/", 1)[-1].lower()
     return last.endswith(SUFFIXES) and not last.startswith(".")
 
@@ -186,10 +275,11 @@ def _folder_labels(names: list[str], unwrap: bool) -> tuple[Tensor | None, tuple
     return torch.tensor([number[p[0]] for p in parts]), classes
 
 
-def _json_labels(files: Files, names: list[str]) -> tuple[Tensor | None, None]:
+def _json_labels(files: Files, names: list[str]) -> tuple[Tensor | None, tuple[str, ...] | None]:
     where = f"dataset.json of {files.where}"
     try:
-        entries: Any = json.loads(files.read("dataset.json"))["labels"]
+        content: Any = json.loads(files.read("dataset.json"))
+        entries: Any = content["labels"]
         table = None if entries is None else {name.replace("\\", "/"): label for name, label in entries}
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise DataError(f'{where} is not of the form {{"labels": [["name.png", 0], ...]}}: {one_line(problem)}') from problem
@@ -203,7 +293,12 @@ def _json_labels(files: Files, names: list[str]) -> tuple[Tensor | None, None]:
     for name, label in zip(names, found, strict=True):
         if type(label) is not int or not 0 <= label < 1 << 31:
             raise DataError(f"{where}: the label of {name} is {label!r}, but labels are whole numbers from 0")
-    return torch.tensor(found), None
+    classes = content.get("names")
+    if classes is None:
+        return torch.tensor(found), None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or max(found) >= len(classes):
+        raise DataError(f"{where}: names must be a list of at least {max(found) + 1} names of classes, or be left out")
+    return torch.tensor(found), tuple(classes)
 
 
 def _decode(files: Files, names: list[str], shaping: Shaping, skip_bad: bool) -> tuple[Tensor, list[int], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +76,24 @@ def read_picture(content: bytes, name: str) -> Image.Image:
         raise DataError(f"{name} is not a picture (or its beginning is damaged)") from problem
     except Exception as problem:  # decoders fail in many ways on damaged files: OSError, SyntaxError, struct.error, ...
         raise DataError(f"{name} is truncated or damaged: {one_line(problem)}") from problem
+
+
+def header(content: bytes) -> tuple[str, str, tuple[int, int]] | None:
+    """What the beginning of a picture file says; nothing is decoded.
+
+    Args:
+        content: The file.
+
+    Returns:
+        Format and mode in Pillow's words, width and height as stored; ``None`` where it is no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of absurd sizes, which are refused when they are decoded
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+                return str(picture.format), picture.mode, picture.size
+    except Exception:  # decoders fail in many ways on damaged files
+        return None
 
 
 def _eight_bits(picture: Image.Image, name: str) -> Image.Image:

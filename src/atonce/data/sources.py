@@ -73,6 +73,23 @@ def open_data(
     return data if labels else data.without_labels()
 
 
+def holds_pictures(path: Path) -> bool:
+    """Whether a path is a folder or a zip of picture files rather than another kind of data.
+
+    Args:
+        path: It exists.
+
+    Returns:
+        What :func:`open_data` would take it for.
+    """
+    if path.is_dir():
+        others = (find_table(path), is_packed(path), find_batches(path), any(path.glob("cifar-10-*.tar.gz")), find_idx(path))
+        return not any(others)
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return head in (b"PK\x03\x04", b"PK\x05\x06") and not is_npz(path)
+
+
 def _open_path(path: Path, split: str, shaping: Shaping, skip_bad: bool) -> ImageData:
     try:
         opened = _open_folder if path.is_dir() else _open_file
@@ -103,7 +120,9 @@ def _open_file(path: Path, split: str, shaping: Shaping, skip_bad: bool) -> Imag
     with open(path, "rb") as file:
         head = file.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _whole(open_npz(path) if is_npz(path) else open_zip(path, shaping, skip_bad=skip_bad), split)
+        if is_npz(path):
+            return _whole(open_npz(path), split)
+        return open_zip(path, shaping, split=split, skip_bad=skip_bad)
     if head.startswith(b"\x1f\x8b"):
         try:
             with gzip.open(path) as unzipped:

@@ -13,6 +13,8 @@ TOLERANCE = 0.1
 """The share of the present value by which a candidate may be worse, at the unlucky end of the difference's interval."""
 DECIDING = ("fid", "frechet", "kid")
 """Metrics that may decide, the first that both records have."""
+MEASURE = "atonce eval MODEL --append-to-model"
+"""How a record comes into a model's folder, also into that of a version that is in a registry already."""
 _SAME = ("samples", "seed", "steps", "sigmas", "sampler", "ema")
 """Conditions that must agree beside those of :func:`~atonce.core.records.comparable`."""
 
@@ -63,7 +65,7 @@ def first_version(records: Sequence[Record], identity: str) -> Verdict:
     """
     usable = [record for record in records if _is_of(record, identity, unnamed=True)]
     if not usable:
-        return Verdict(False, f"{identity} has no record of its own: measure it (atonce eval MODEL --keep)")
+        return Verdict(False, f"{identity} has no record of its own: measure it ({MEASURE})")
     best = next((record for record in reversed(usable) if any(name in record.metrics for name in DECIDING)), usable[-1])
     told = ", ".join(f"{name} {metric.value:.4g}" for name, metric in list(best.metrics.items())[:3])
     return Verdict(True, f"the first version, measured: {told}", record=best)
@@ -100,7 +102,7 @@ def judge(
     theirs = [record for record in present if _is_of(record, present_identity)]
     for whose, found, name in (("the candidate", ours, identity), ("the version in use", theirs, present_identity)):
         if not found:
-            reason = f"{whose}, {name}, has no record that names its weights: measure it (atonce eval MODEL --keep)"
+            reason = f"{whose}, {name}, has no record that names its weights: measure it ({MEASURE})"
             return Verdict(False, reason)
     verdicts: list[Verdict] = []
     refused: list[str] = []

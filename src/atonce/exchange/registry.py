@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from atonce.core.errors import InputError, ModelFileError
 from atonce.core.files import lock, storage_errors, sync_folder
 from atonce.exchange.registry_files import (
+    MARKS,
     POINTER,
     VERSIONS,
     Pointer,
@@ -116,12 +117,97 @@ def history(path: Path | str) -> list[dict[str, Any]]:
         path: REGISTRY/NAME.
 
     Returns:
-        Promotions (with the record and the numbers they rest on), forced ones and roll-backs.
+        Promotions (with the record and the numbers they rest on), forced ones, roll-backs, and what servers found.
 
     Raises:
         ModelFileError: That is no entry, or its pointer is damaged.
     """
     return list(read_pointer(Path(path).expanduser()).history)
+
+
+def marks(path: Path | str) -> dict[str, str]:
+    """What servers have found of the versions of an entry.
+
+    Args:
+        path: REGISTRY/NAME.
+
+    Returns:
+        For each version of which there is a word, the last one, those with the latest word last: ``proved`` (it served all
+        callers), ``refused`` (it was taken back) or ``tried`` (it is to be tried again). A roll-back refuses the version that
+        it leaves, and speaks for the one that it goes back to, unless that was taken back itself.
+
+    Raises:
+        ModelFileError: That is no entry, or its pointer is damaged.
+    """
+    found: dict[str, str] = {}
+
+    def say(version: str, word: str) -> None:
+        found.pop(version, None)
+        found[version] = word
+
+    for each in read_pointer(Path(path).expanduser()).history:
+        if each["action"] in MARKS:
+            say(each["version"], each["action"])
+        elif each["action"] == "roll-back":
+            if each.get("before") is not None:
+                say(each["before"], "refused")
+            if found.get(each["version"]) != "refused":
+                say(each["version"], "proved")
+    return found
+
+
+def mark(path: Path | str, version: str, action: str, reason: str) -> bool:
+    """Write down what a server has found of a version. The version in use stays the same.
+
+    Args:
+        path: REGISTRY/NAME.
+        version: The version.
+        action: One of :data:`~atonce.exchange.registry_files.MARKS`.
+        reason: Why.
+
+    Returns:
+        Whether it was news; a word that is the version's last one already is not written again.
+
+    Raises:
+        InputError: There is no such version, or no such word.
+        ModelFileError: That is no entry, or its pointer is damaged.
+        StorageError: The registry cannot be written.
+    """
+    entry = Path(path).expanduser()
+    if action not in MARKS:
+        raise InputError(f"{action!r} is nothing that a server finds of a version: one of {', '.join(MARKS)}")
+    if marks(entry).get(version) == action:
+        return False
+    with _held(entry):
+        pointer = read_pointer(entry)
+        if version not in pointer.digests:
+            raise InputError(f"{pointer.name} has no version {version}: it has {', '.join(sorted(pointer.digests))}")
+        if marks(entry).get(version) == action:
+            return False
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        event = {"at": now, "action": action, "version": version, "before": pointer.version, "reason": reason}
+        write_pointer(entry, dataclasses.replace(pointer, history=(*pointer.history, event)))
+    return True
+
+
+def folder_of(path: Path | str, version: str) -> Path:
+    """The model folder of any version of an entry, as it was promoted.
+
+    Args:
+        path: REGISTRY/NAME.
+        version: The version.
+
+    Returns:
+        Its folder; the configuration, which holds the checksums of the weights, was compared with what was promoted.
+
+    Raises:
+        ModelFileError: That is no entry, or the version is gone or was changed.
+    """
+    entry = Path(path).expanduser()
+    pointer = read_pointer(entry)
+    if version not in pointer.digests:
+        raise ModelFileError(f"{pointer.name} has no version {version[:80]!r}: it has {', '.join(sorted(pointer.digests))}")
+    return check_digests(entry, pointer, version, whole=False)
 
 
 def promote(
@@ -224,7 +310,7 @@ def roll_back(path: Path | str, reason: str = "", *, only_from: str | None = Non
             (
                 each
                 for each in reversed(pointer.history)
-                if each["version"] == pointer.version and each["action"] != "roll-back"
+                if each["version"] == pointer.version and each["action"] in ("promote", "force")
             ),
             {},
         )

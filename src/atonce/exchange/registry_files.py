@@ -21,6 +21,8 @@ from atonce.core.files import sha256_file, write_json
 FORMAT = 1
 LIBRARY = "atonce-registry"
 POINTER, VERSIONS = "current.json", "versions"
+MARKS = ("proved", "refused", "tried")
+"""What servers find of a version: it serves all callers, was taken back, or is to be tried (again); the last word counts."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[0-9]{4,9}")
 
@@ -33,8 +35,9 @@ class Pointer:
         name: Name of the entry.
         version: The version in use.
         since: UTC time at which it came into use, ISO 8601.
-        history: What happened, oldest first: ``action`` (``promote``, ``force``, ``roll-back``), ``version``, ``before`` (the
-            version that was in use until then), ``at``, ``reason``, and of a promotion the record and its numbers.
+        history: What happened, oldest first: ``action`` (``promote``, ``force``, ``roll-back``, or what a server found:
+            :data:`MARKS`), ``version``, ``before`` (the version that was in use until then), ``at``, ``reason``, and of a
+            promotion the record and its numbers.
         digests: SHA-256 of the files of each version that tell what it is: ``config.json`` and all weights.
     """
 

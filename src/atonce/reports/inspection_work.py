@@ -107,6 +107,7 @@ def inspect_model(
     seed: int = 0,
     samples: int = 64,
     quiet: bool = False,
+    told: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Compute what the page of a model shows.
 
@@ -118,6 +119,7 @@ def inspect_model(
         seed: Of all noise and choices.
         samples: Images in the grid; their nearest training images are searched.
         quiet: Show no progress.
+        told: Told how many images have gone through a network, and how many will; what it raises ends the work.
 
     Returns:
         The inspection.
@@ -131,7 +133,7 @@ def inspect_model(
     if teacher is not None:
         networks.append(teacher.to(model.device).network)
     parts = _parts(subject, material, teacher, samples)
-    with _counted(networks, sum(planned for planned, _ in parts.values()), quiet):
+    with _counted(networks, sum(planned for planned, _ in parts.values()), quiet, told):
         made: dict[str, Any] = {"samples": parts.pop("samples")[1]()}
         found = None if material is None else _neighbours(subject, material, made["samples"])
         made |= {name: work() for name, (_, work) in parts.items()}
@@ -186,12 +188,16 @@ def _parts(
 
 
 @contextlib.contextmanager
-def _counted(networks: list[nn.Module], planned: int, quiet: bool) -> Iterator[None]:
+def _counted(
+    networks: list[nn.Module], planned: int, quiet: bool, told: Callable[[int, int], None] | None = None
+) -> Iterator[None]:
     """Progress in images that went through a network, counted at the networks themselves."""
     with Progress("inspecting", planned, "img", quiet=quiet) as bar:
 
         def see(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             bar.update(bar.done + len(inputs[0]))
+            if told is not None:
+                told(int(bar.done), planned)
 
         hooks = [network.register_forward_hook(see) for network in networks]
         try:

@@ -17,9 +17,10 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from atonce.core.errors import InputError
 from atonce.serving.errors import ServiceError
-from atonce.serving.keys import SCOPES
+from atonce.serving.keys import SCOPES, Key
 from atonce.serving.limits import LimitReachedError, Standing, Wanted
 from atonce.serving.service import Service
+from atonce.serving.settings import ServeSettings
 
 FAILED_ATTEMPTS = "60/minute"
 """Requests with a missing or wrong key that one address may make; keys that work are not affected."""
@@ -124,10 +125,8 @@ async def admit(scope: Scope, service: Service) -> Principal:
 
 
 async def _identify(scope: Scope, service: Service, address: str) -> Principal:
-    settings = service.settings
     if service.keys is None:
-        everything = frozenset(SCOPES) - {"admin"}
-        return Principal(f"ip:{address}", address, everything, settings.rate, settings.image_rate)
+        return principal_of(None, service.settings, address)
     try:
         token = _token(scope["headers"])
         if token is None:
@@ -138,6 +137,23 @@ async def _identify(scope: Scope, service: Service, address: str) -> Principal:
         if refusal.status == 401:
             await _count_failure(scope, service, address)
         raise
+    return principal_of(key, service.settings)
+
+
+def principal_of(key: Key | None, settings: ServeSettings, address: str = "") -> Principal:
+    """The caller behind a key, or behind an address where there are no keys.
+
+    Args:
+        key: The key, or ``None``.
+        settings: Limits of keys that have none of their own, and of everybody without keys.
+        address: Of the caller.
+
+    Returns:
+        The caller.
+    """
+    if key is None:
+        everything = frozenset(SCOPES) - {"admin"}
+        return Principal(f"ip:{address}", address, everything, settings.rate, settings.image_rate)
     return Principal(
         id=f"key:{key.id}",
         name=key.name,
@@ -193,6 +209,11 @@ def limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
     }
 
 
+def has_token(scope: Scope) -> bool:
+    """Whether a request brings a token, of whatever worth."""
+    return any(name in (b"x-api-key", b"authorization") for name, _ in scope["headers"])
+
+
 def _token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The token that a request brings, in either header.
 
@@ -236,6 +257,21 @@ def trusted_networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
                 f"the trusted proxy {text!r} is no address or network: give one like 10.0.0.7 or 10.0.0.0/8"
             ) from None
     return tuple(found)
+
+
+def was_forwarded(scope: Mapping[str, Any], trusted: tuple[Network, ...]) -> bool:
+    """Whether a request comes from a trusted proxy.
+
+    Args:
+        scope: Of ASGI.
+        trusted: From :func:`trusted_networks`.
+
+    Returns:
+        True where its word may be taken.
+    """
+    client = scope.get("client")
+    address = _parse(client[0]) if client else None
+    return address is not None and _within(address, trusted)
 
 
 def caller_address(scope: Mapping[str, Any], trusted: tuple[Network, ...]) -> str:

@@ -116,6 +116,7 @@ async def made_by(service: Service, engine: Engine, ask: Ask, deadline: float) -
         calls=calls_of(model, ask),
         queue=queue,
         network=seconds - queue,
+        backend=status.backend if ask.ema is None else "eager",  # of other sets of weights, engines have no other one
     )
 
 
@@ -145,11 +146,11 @@ async def edit(request: Request, service: Service, principal: Principal, kind: s
     engine = engine_of(service, principal, wanted)
     check_images(count_results(kind, wanted), service.settings)
     wanted = with_seed(wanted)
-    plan = await service.coders.run(plan_edit, engine.model, kind, wanted, service.settings)
+    plan = await service.decoders.run(plan_edit, engine.model, kind, wanted, service.settings, of=principal.id)
     check_images(plan.cost, service.settings, "size" if plan.cost > plan.total else "n")
     status = engine.status()
     note(request, model=status.name, version=status.version, kind=kind, n=plan.total, seed=plan.seed)
-    await charge(request, principal, plan.cost)
+    await charge(request, principal, plan.price)
     if plan.read is not None:
         for picture in plan.read.images:
             service.metrics.edited(status.name, facts(picture))
@@ -182,6 +183,7 @@ async def edit(request: Request, service: Service, principal: Principal, kind: s
         queue=first[0] - begun,
         network=ended - first[0],
         facts=result.facts,
+        backend=status.backend,
     )
 
 

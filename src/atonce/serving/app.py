@@ -41,13 +41,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("atonce.serving")
 
 
-def create_app(settings: ServeSettings, hosts: Hosts | None = None) -> FastAPI:
+def create_app(
+    settings: ServeSettings, hosts: Hosts | None = None, extend: Callable[[FastAPI], object] | None = None
+) -> FastAPI:
     """The application of one server process.
 
     Args:
         settings: What the owner set.
         hosts: Models, for those who have them already; default: those of the settings. They start and stop with the
             application.
+        extend: Adds what stands beside the API, such as the studio (:mod:`atonce.serving.beside`).
 
     Returns:
         The application; the models are loaded when its lifespan begins.
@@ -57,6 +60,7 @@ def create_app(settings: ServeSettings, hosts: Hosts | None = None) -> FastAPI:
         from atonce.serving.hosts import Hosts
 
         hosts = Hosts(settings, metrics)
+    threads = max(2, min(8, os.cpu_count() or 2))
     service = Service(
         settings=settings,
         hosts=hosts,
@@ -66,7 +70,8 @@ def create_app(settings: ServeSettings, hosts: Hosts | None = None) -> FastAPI:
         audit=Audit(settings),
         metrics=metrics,
         watch=_watch(settings, hosts, metrics),
-        coders=Pool(max(2, min(8, os.cpu_count() or 2)), settings.queue_seconds, "pictures", waiting=512),
+        coders=Pool(threads, settings.queue_seconds, "pictures", waiting=512),
+        decoders=Pool(threads, settings.queue_seconds, "decoders", waiting=512, share=0.5),
         editors=Pool(settings.edit_threads, settings.queue_seconds, "edits"),
         secret=secrets.token_bytes(32) if settings.link_secret is None else settings.link_secret.encode(),
     )
@@ -84,8 +89,11 @@ def create_app(settings: ServeSettings, hosts: Hosts | None = None) -> FastAPI:
     app.state.started = int(time.time())
     app.state.ready = False
     app.state.draining = False
+    app.state.beside = []
     for part in (generate, edits, images, jobs, models, admin, health):
         app.include_router(part.router)
+    if extend is not None:
+        extend(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ServiceError, _refused)
@@ -107,6 +115,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], contextlib.AbstractAsyncC
             if app.state.tracing is not None:
                 stack.push_async_callback(asyncio.to_thread, app.state.tracing.close)
             stack.push_async_callback(asyncio.to_thread, service.coders.close, False)
+            stack.push_async_callback(asyncio.to_thread, service.decoders.close, False)
             stack.push_async_callback(asyncio.to_thread, service.editors.close, False)
             stack.push_async_callback(asyncio.to_thread, service.hosts.stop)
             await asyncio.to_thread(service.hosts.start)

@@ -13,18 +13,22 @@ from collections.abc import Awaitable
 from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from atonce.serving.bodies import IN_A_THREAD, GoneError
 from atonce.serving.encode import MEDIA
-from atonce.serving.errors import ServiceError, bad_request
-from atonce.serving.schemas import Format, Strict, Wanted
-from atonce.serving.service import Service
+from atonce.serving.errors import ServiceError, bad_request, too_large
+from atonce.serving.schemas import MOST_PICTURES, MOST_STEPS, Format, Strict, Wanted
+from atonce.serving.service import Service, service_of
 
 Sent = Literal["json", "binary", "grid", "zip"]
 T = TypeVar("T")
 R = TypeVar("R", bound=Strict)
+_FOR_IMAGES = ("labels", "seeds")  # one for each image
+_LONGEST = max(MOST_PICTURES, MOST_STEPS)  # of any other list
+_SHOWN = 20  # values of a list that a message may hold
 
 
 async def read(request: Request, form: type[R]) -> R:
@@ -41,18 +45,45 @@ async def read(request: Request, form: type[R]) -> R:
         ServiceError: 415 for another type, 400 for a field that does not fit.
     """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    most = service_of(request).settings.max_images
     if kind == "multipart/form-data":
-        data, strict = await _form(request, form), False
+        data, strict = await _form(request, form, most), False
     elif kind == "application/json" or kind.endswith("+json"):
         data, strict = await _json(request), True
     else:
         raise ServiceError(
             415, "unsupported_media_type", f"the body is {kind[:60]!r}: send application/json or multipart/form-data"
         )
+    check_lists(data, form, most)
+    large = len(await request.body()) > IN_A_THREAD if strict else False  # what a form holds has been counted
+    check = functools.partial(form.model_validate, data, strict=strict)
     try:
-        return form.model_validate(data, strict=strict)
+        return await asyncio.to_thread(check) if large else check()
     except ValidationError as problem:
         refuse_form(problem, form)
+
+
+def check_lists(
+    values: Any, form: type[Strict], most: int, what: str = "request", remedy: str = "ask for fewer, or make a job"
+) -> None:
+    """Refuse lists that are too long for any request of their kind, before their values are looked at one by one.
+
+    Args:
+        values: What was sent.
+        form: What it should be; what it does not know is refused elsewhere.
+        most: Images of one request, so also labels and seeds.
+        what: What the request is called, ``request`` or ``job``.
+        remedy: What to do about too many images.
+
+    Raises:
+        too_large: One is.
+    """
+    found = values if isinstance(values, dict) else {}
+    for name, value in ((name, found[name]) for name in form.model_fields if isinstance(found.get(name), list)):
+        if name in _FOR_IMAGES and len(value) > most:
+            raise too_large(f"{len(value):,} images are asked for, one {what} may have {most:,}: {remedy}", "n")
+        if name not in _FOR_IMAGES and len(value) > _LONGEST:
+            raise too_large(f"{name} is a list of {len(value):,} values, the limit is {_LONGEST:,}: send fewer", name)
 
 
 def refuse_form(problem: ValidationError, form: type[Strict]) -> NoReturn:
@@ -70,8 +101,9 @@ def refuse_form(problem: ValidationError, form: type[Strict]) -> NoReturn:
 
 
 def _fault(problem: ValidationError, form: type[Strict]) -> ServiceError:
-    faults = problem.errors(include_url=False, include_context=False)
-    fault = max(faults, key=lambda each: (each["loc"][:1] == faults[0]["loc"][:1], _depth(each["loc"])))
+    faults = problem.errors(include_url=False)
+    # Of the kinds that a value might have been, the one that it comes nearest to: for a list that of lists.
+    fault = max(faults, key=lambda each: (each["loc"][:1] == faults[0]["loc"][:1], _depth(each["loc"]), _is_length(each)))
     place = [part for part in fault["loc"] if isinstance(part, int) or part in form.model_fields]
     name = "".join(f"[{part}]" if isinstance(part, int) else part for part in place) or None
     if fault["type"] == "missing":
@@ -84,8 +116,21 @@ def _fault(problem: ValidationError, form: type[Strict]) -> ServiceError:
         return bad_request(f"{unknown[:60]!r} is no field of this request: {hint}", unknown[:60])
     if name is None:
         return bad_request("the body must be a JSON object with the fields of this request, {} at least")
-    message = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return bad_request(f"{name} is {_short(fault['input'])}, should be {message}", str(place[0]))
+    return bad_request(f"{name} is {_short(fault['input'])}, should {_wish(fault)}", str(place[0]))
+
+
+def _is_length(fault: ErrorDetails) -> bool:
+    return fault["type"] in ("too_short", "too_long")
+
+
+def _wish(fault: ErrorDetails) -> str:
+    """What a value should be or have, in our words."""
+    context = fault.get("ctx", {})
+    for end, word, limit in (("too_short", "at least", "min_length"), ("too_long", "at most", "max_length")):
+        if fault["type"] in (end, f"string_{end}") and limit in context:
+            unit = "character" if fault["type"].startswith("string") else "value"
+            return f"have {word} {context[limit]:,} {unit}{'s' * (context[limit] != 1)}"
+    return "be " + fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
 
 
 def deadline_of(request: Request, service: Service) -> float:
@@ -143,7 +188,13 @@ def choose(request: Request, wanted: Wanted, n: int) -> tuple[Format, Sent]:
 
     Returns:
         The format, and the kind of answer.
+
+    Raises:
+        bad_request: The two do not go together.
     """
+    if wanted.response == "grid" and wanted.format == "npz":
+        text = 'response is "grid", one picture of all images, and format "npz" is no picture'
+        raise bad_request(f'{text}: ask for png, webp or jpeg, or for response "binary"', "response")
     if wanted.response is not None:
         return wanted.format, wanted.response
     picture: Sent = "binary" if n == 1 else "grid"
@@ -192,7 +243,7 @@ async def _json(request: Request) -> Any:
         raise bad_request(f"the body is no JSON: {str(problem)[:100]}", code="invalid_json") from problem
 
 
-async def _form(request: Request, wanted: type[Strict]) -> dict[str, Any]:
+async def _form(request: Request, wanted: type[Strict], most: int) -> dict[str, Any]:
     """A form as the same values that JSON would hold: files become base64, commas part the values of lists of numbers."""
     found: dict[str, Any] = {}
     lists = _lists(wanted)
@@ -204,7 +255,8 @@ async def _form(request: Request, wanted: type[Strict]) -> dict[str, Any]:
                 if isinstance(value, UploadFile):
                     values.append(base64.b64encode(await value.read()).decode("ascii"))
                 elif lists.get(name) == "numbers":
-                    values += [part.strip() for part in value.split(",")]
+                    # One more than any request may have is enough to refuse it, and millions would take a while to part.
+                    values += [part.strip() for part in value.split(",", max(most, _LONGEST))]
                 else:
                     values.append(value)
             found[name] = values if len(values) > 1 or name in lists else values[0]
@@ -232,5 +284,7 @@ def _depth(place: tuple[int | str, ...]) -> int:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
+    if isinstance(value, list | dict) and len(value) > _SHOWN:
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,} values"
+    text = repr(value[:61]) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from atonce.core.files import lock
+from atonce.serving.private import private_folder
 from atonce.serving.settings import ServeSettings
 
 MAX_BYTES = 64 << 20
@@ -159,7 +160,7 @@ class Audit:
             self._rotate(self._file)
             self._drop_file()
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(self.path.parent)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._file
 

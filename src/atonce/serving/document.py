@@ -33,6 +33,9 @@ _MEANINGS = {
 _RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 _ID = {"X-Request-ID": {"description": "Id of the request, the caller's own where it sent one", "schema": {"type": "string"}}}
 _VERSION = {"X-Model-Version": {"description": "The version that made the images", "schema": {"type": "string"}}}
+_BACKEND = {
+    "X-Backend": {"description": "What ran the network: equal bytes are promised for each", "schema": {"type": "string"}}
+}
 _FILES = ("image", "images", "mask")
 
 REQUESTS: tuple[type[Strict], ...] = (
@@ -66,7 +69,7 @@ def images(form: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """The description of an answer that is JSON or files, by what the request wants."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     files = {MEDIA[kind]: binary for kind in ("png", "webp", "jpeg", "zip", "npz")}
-    told = {"model": form, "description": "The images", "content": files, "headers": {**_ID, **_VERSION}}
+    told = {"model": form, "description": "The images", "content": files, "headers": {**_ID, **_VERSION, **_BACKEND}}
     return {200: told, **errors(*POSTED)}
 
 
@@ -119,7 +122,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             title="atonce",
             version=VERSION,
             summary="One-step generative models behind an HTTP interface",
-            description="Generate and edit images. The same model, version and seed give the same bytes, whatever the load.",
+            description="Generate and edit images. Equal model, version, backend and seed give equal bytes, whatever the load.",
             routes=app.routes,
         )
         schemas = found.setdefault("components", {}).setdefault("schemas", {})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atonce.core.choices import class_rows
 from atonce.core.errors import InputError
-from atonce.editing.classes import edit_labels
+from atonce.editing.classes import GUESS_CALLS, edit_labels, must_guess
 from atonce.editing.inputs import needs_consistency
 from atonce.editing.operators import averages
 from atonce.model import ConsistencyModel
@@ -45,6 +45,8 @@ class Plan:
         n: Results for each picture.
         total: Results in all.
         cost: Images that the work is worth: windows of an outpainting count.
+        price: Images that are counted against the caller's limits: those of ``cost``, and one for each network call by which
+            the class of a picture is guessed.
         seed: Of the noise; ``None`` for interpolation.
         labels: One class for all, or one for each result; ``None`` where none are given.
         read: The pictures.
@@ -56,6 +58,7 @@ class Plan:
     n: int
     total: int
     cost: int
+    price: int
     seed: int | None
     labels: int | list[int] | None
     read: Read | None = None
@@ -110,27 +113,37 @@ def _plan(model: ConsistencyModel, kind: str, request: EditRequest, settings: Se
     mask = _mask(request, read, sizes)
     windows = _windows(model, request, read)
     total = len(texts) * n
-    return Plan(kind, request, n, total, total * windows, seed_of(request.seed), labels, read, mask)
+    cost = total * windows
+    return Plan(
+        kind, request, n, total, cost, cost + total * _guesses(model, labels), seed_of(request.seed), labels, read, mask
+    )
+
+
+def _guesses(model: ConsistencyModel, labels: int | list[int] | None) -> int:
+    """Network calls by which the class of one picture is guessed, where the request gives none."""
+    return GUESS_CALLS * model.config.network.labels if must_guess(model, labels) else 0
 
 
 def _sizes(model: ConsistencyModel, request: DrawnRequest | DenoiseRequest, settings: ServeSettings) -> Sizes:
     channels, side, _ = model.shape
     if isinstance(request, OutpaintRequest):
-        return Sizes(settings.max_pixels, channels, None)
+        return Sizes(settings.max_pixels, channels, None, longest=settings.max_side)
     if isinstance(request, UpscaleRequest):
         averages(request.factor).check((1, *model.shape))
         remedy = f" ({side}x{side} of the model over the factor {request.factor})"
-        return Sizes(settings.max_pixels, channels, side // request.factor, request.fit, remedy=remedy)
+        return Sizes(
+            settings.max_pixels, channels, side // request.factor, request.fit, remedy=remedy, longest=settings.max_side
+        )
     if isinstance(request, RestoreRequest):
         averages(request.factor).check((1, *model.shape))
         if request.grey and channels != 3:
             raise bad_request("grey is true, but this model makes grey pictures: leave it out", "grey")
-        return Sizes(settings.max_pixels, channels, side, request.fit, request.factor)
+        return Sizes(settings.max_pixels, channels, side, request.fit, request.factor, longest=settings.max_side)
     if isinstance(request, ColorizeRequest):
         if channels != 3:
             raise bad_request("this model makes grey pictures, so it knows no colours: name a model of 3 channels", "model")
         channels = 1
-    return Sizes(settings.max_pixels, channels, side, request.fit)
+    return Sizes(settings.max_pixels, channels, side, request.fit, longest=settings.max_side)
 
 
 def _mask(request: EditRequest, read: Read, sizes: Sizes) -> Tensor | None:
@@ -172,8 +185,9 @@ def _plan_between(model: ConsistencyModel, request: InterpolateRequest, settings
     labels = class_rows(label_words(request.labels), model.labels, 2, 1)
     read = None
     if request.images is not None:
-        sizes = Sizes(settings.max_pixels, model.shape[0], model.shape[1], request.fit)
+        sizes = Sizes(settings.max_pixels, model.shape[0], model.shape[1], request.fit, longest=settings.max_side)
         read = pictures.read_pictures(request.images, sizes, "images")
     else:
         edit_labels(model, labels, 2, request.guidance)
-    return Plan("interpolate", request, request.n, request.n, request.n, None, labels, read)
+    price = request.n + (0 if read is None else 2 * _guesses(model, labels))
+    return Plan("interpolate", request, request.n, request.n, request.n, price, None, labels, read)

@@ -53,6 +53,7 @@ class Made:
         queue: Seconds of waiting.
         network: Seconds of computing.
         facts: What an edit says besides (fields of :class:`EditAnswer`).
+        backend: What ran the network.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Made:
     queue: float = 0.0
     network: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    backend: str = ""
 
     def about(self, i: int) -> dict[str, Any]:
         """What the file of image ``i`` says about itself."""
@@ -161,6 +163,8 @@ def headers(made: Made, seconds: float) -> dict[str, str]:
     """
     found = {"X-Model": made.model, "X-Model-Version": made.version, "X-Calls": str(made.calls)}
     found["X-Sigmas"] = ",".join(f"{sigma:.9g}" for sigma in made.sigmas)
+    if made.backend:
+        found["X-Backend"] = made.backend
     if made.seed is not None:
         found["X-Seed"] = str(made.seed)
     elif len(made.seeds) <= _HEADER_IMAGES:

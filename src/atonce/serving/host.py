@@ -2,144 +2,77 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
 
 from atonce.core.errors import AtonceError, InputError
 from atonce.serving.engine import Engine
-from atonce.serving.errors import ServiceError, draining, not_found
-from atonce.serving.observe import Observer
+from atonce.serving.errors import ServiceError
+from atonce.serving.roles import Role, Roles
 from atonce.serving.rows import EngineStatus
-from atonce.serving.settings import ServeSettings
-from atonce.serving.sources import Opened, Source, open_source, pointed
-from atonce.serving.turns import Turns
+from atonce.serving.sources import open_source, open_version, pointed, pointed_before
+from atonce.serving.verdicts import order
 
 log = logging.getLogger("atonce.serving")
 
-Role = Literal["stable", "canary", "previous"]
-
-GRACE = 2.0  # seconds in which a version that was taken off still takes requests of those who had just been sent to it
 FAULTS = 3  # failures from which on a canary may be taken back
 
 
-@dataclass(eq=False)
-class Loaded:
-    """One version at work.
+class Host(Roles):
+    """One name, which follows its registry: versions are tried, promoted and rolled back while requests are served."""
 
-    Attributes:
-        engine: Its engine.
-        place: Where it was read.
-        share: Share of callers, while it is a canary.
-        since: When it came to its role, on the clock of the hosts.
-    """
-
-    engine: Engine
-    place: str
-    share: float = 0.0
-    since: float = 0.0
-
-    @property
-    def version(self) -> str:
-        """Its version."""
-        return self.engine.version
-
-
-class Host:
-    """One name: ``stable`` for all callers, ``canary`` for a share of them, ``previous`` kept ready for a roll-back.
-
-    Args:
-        source: What is served.
-        settings: Settings of the server.
-        observer: Is told what happens.
-        turns: Turns on the device.
-        clock: Gives the time in seconds.
-        engine_of: Makes an engine.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        settings: ServeSettings,
-        observer: Observer,
-        *,
-        turns: Turns | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        engine_of: Callable[..., Engine] = Engine,
-    ) -> None:
-        self.source, self.settings = source, settings
-        self._observer, self._turns, self._clock, self._engine_of = observer, turns or Turns(), clock, engine_of
-        self._lock = threading.Lock()  # of the roles, held for moments
-        self._loading = threading.Lock()  # one change at a time
-        self._roles: dict[Role, Loaded] = {}
-        self._leaving: set[Engine] = set()
-        self._closing = threading.Event()
-        self._passed: set[str] = set()  # versions that failed or were taken back: not loaded again by themselves
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.source.name
-
-    # ---- who is served by what
-
-    def engine(self, caller: str, version: str | None = None) -> Engine:
-        """The engine for a caller: the same one each time, as long as the versions stay.
+    @contextlib.contextmanager
+    def older(self, version: str) -> Iterator[Engine]:
+        """A version of the registry that is loaded for no caller, to finish what was begun with it.
 
         Args:
-            caller: Who asks; a canary gets the callers whose hash with its version falls into its share.
-            version: One that is loaded, instead.
+            version: The registry's number.
 
-        Returns:
-            The engine.
+        Yields:
+            Its engine; it is stopped when the last one has given it back.
 
         Raises:
-            not_found: 404: that version is not loaded.
-            draining: 503: none is.
+            ServiceError: 404: it is not in the registry, or cannot be loaded; 503: this process stops.
         """
-        with self._lock:
-            roles = dict(self._roles)
-        if version is not None:
-            for loaded in roles.values():
-                if loaded.version == version:
-                    return loaded.engine
-            known = ", ".join(loaded.version for loaded in roles.values())
-            raise not_found(f"{self.name} has no version {version[:80]!r} here: it has {known}", "version")
-        canary = roles.get("canary")
-        if canary is not None and _place(self.name, canary.version, caller) < canary.share:
-            return canary.engine
-        if "stable" not in roles:
-            raise draining()
-        return roles["stable"].engine
-
-    def versions(self) -> list[dict[str, Any]]:
-        """Each version that is loaded: ``version``, ``role``, ``share`` of callers, ``source``, and how it does."""
-        with self._lock:
-            roles = dict(self._roles)
-        canary = roles["canary"].share if "canary" in roles else 0.0
-        shares = {"stable": 1 - canary, "canary": canary, "previous": 0.0}
-        out = []
-        for role, loaded in roles.items():
-            status = loaded.engine.status()
-            facts = {"backend": status.backend, "running": status.running, "images": status.images, "failures": status.failures}
-            out.append(
-                {"version": loaded.version, "role": role, "share": shares[role], "source": loaded.place, **facts}
-                | {"seconds": round(self._clock() - loaded.since, 1)}
-            )
-        return out
-
-    def statuses(self) -> list[EngineStatus]:
-        """Engines that serve now."""
-        with self._lock:
-            serving = [self._roles[role] for role in ("stable", "canary") if role in self._roles]
-        return [loaded.engine.status() for loaded in serving]
+        with self._older.engine(version) as engine:
+            yield engine
 
     # ---- changes
+
+    def start(self) -> None:
+        """Load what serves all callers: the version in use where it has proved itself, else the last one that has.
+
+        Where new versions are tried on a share of callers first, a restart is no way around that: a version in use that has
+        not proved itself on any replica becomes the canary, and one that was taken back is not loaded.
+
+        Raises:
+            AtonceError: No version can be served.
+        """
+        with self._one_change():
+            wanted, share = pointed(self.source), self.settings.canary_share
+            if wanted is None:
+                self._take_on(self._started(open_source(self.source.place, self.settings.device)), "stable")
+                return
+            known = self._verdicts.known()
+            choices = order(wanted, pointed_before(self.source), known, share)
+            for version in choices:
+                try:
+                    loaded = self._started(open_version(self.source.place, self.settings.device, version))
+                except AtonceError as problem:
+                    if version == choices[-1]:
+                        raise
+                    self._broken.add(version)
+                    log.error("%s: version %s cannot serve, an earlier one does: %s", self.name, version, problem)
+                    continue
+                if known.get(version) == "refused":
+                    log.error("%s: version %s was taken back, but there is no other one to serve", self.name, version)
+                self._take_on(loaded, "stable")
+                if known.get(version) != "refused":
+                    self._say(loaded, "proved", "serves all callers")
+                break
+            self._follow(wanted, known)
 
     def load(self, place: str, version: str | None = None, canary: float | None = None) -> str:
         """Load a version; it takes over, for all callers or for a share of them, when it has proved to work.
@@ -164,8 +97,10 @@ class Host:
         with self._one_change():
             loaded = self._started(open_source(place, self.settings.device, version))
             loaded.share = share
-            self._passed.discard(loaded.version)  # its owner wants it
-            self._take_on(loaded, "canary" if share > 0 and "stable" in self._roles else "stable")
+            role: Role = "canary" if share > 0 and "stable" in self._roles else "stable"
+            self._broken.discard(loaded.version)  # its owner wants it
+            self._take_on(loaded, role)
+            self._say(loaded, "tried" if role == "canary" else "proved", "its owner asked for it")
             return loaded.version
 
     def promote(self) -> None:
@@ -175,7 +110,7 @@ class Host:
             ServiceError: 409: there is none, or another change is under way.
         """
         with self._one_change():
-            self._promote()
+            self._promote("its owner asked for it")
 
     def roll_back(self) -> None:
         """Take the canary off, or go back to the version before.
@@ -186,22 +121,7 @@ class Host:
             ServiceError: 409: there is neither, or another change is under way.
         """
         with self._one_change():
-            self._roll_back()
-
-    def close(self, seconds: float) -> None:
-        """Stop all versions: refuse new requests, finish those that were accepted.
-
-        Args:
-            seconds: Time to finish.
-        """
-        self._closing.set()
-        with self._lock:
-            engines = {loaded.engine for loaded in self._roles.values()} | self._leaving
-        if engines:
-            with ThreadPoolExecutor(len(engines)) as pool:
-                list(pool.map(lambda engine: engine.stop(seconds), engines))
-        with self._lock:
-            self._roles.clear()
+            self._roll_back("taken back by its owner or by the quality watch")
 
     def look(self) -> None:
         """One look: whether the registry names another version, and whether a canary has failed or has proved itself.
@@ -212,7 +132,9 @@ class Host:
             with self._one_change():
                 self._judge()
                 if (wanted := pointed(self.source)) is not None:
-                    self._follow(wanted)
+                    known = self._verdicts.known()
+                    self._agree(known)
+                    self._follow(wanted, known)
         except ServiceError as problem:
             log.info("%s: no look for a new version: %s", self.name, problem.message)
         except Exception:
@@ -223,94 +145,6 @@ class Host:
     def _one_change(self) -> _Change:
         return _Change(self._loading, self.name)
 
-    def _started(self, opened: Opened) -> Loaded:
-        """An engine that has proved to work: it has measured itself, and made finite images."""
-        with self._lock:
-            roles = dict(self._roles)
-        if any(loaded.version == opened.version for loaded in roles.values()):
-            raise ServiceError(409, "loaded", f"{self.name} has version {opened.version} loaded already", param="version")
-        if "stable" in roles:
-            old = roles["stable"].engine.model
-            if old.shape != opened.model.shape or old.labels != opened.model.labels:
-                line = f"version {opened.version} makes other images or classes than {self.name} does: serve it by another name"
-                raise ServiceError(409, "other_images", line, param="source")
-        engine = self._engine_of(
-            opened.model,
-            self.settings,
-            name=self.name,
-            version=opened.version,
-            observer=self._observer,
-            turns=self._turns,
-            clock=self._clock,
-        )
-        try:
-            engine.start()
-        except Exception as problem:
-            self._passed.add(opened.version)
-            if isinstance(problem, ServiceError) and problem.code == "broken":
-                raise ServiceError(409, "broken", problem.message, param="source") from problem
-            raise
-        if self._closing.is_set():
-            engine.stop(0)
-            raise draining()
-        return Loaded(engine, opened.place)
-
-    def _take_on(self, loaded: Loaded, role: Role) -> None:
-        loaded.since = self._clock()
-        with self._lock:
-            gone = [self._roles.pop("canary", None)]
-            if role == "stable" and "stable" in self._roles:
-                gone.append(self._roles.pop("previous", None))
-                self._roles["previous"] = self._roles["stable"]
-            self._roles[role] = loaded
-            previous = self._roles.get("previous")
-        log.info("%s: version %s is %s now", self.name, loaded.version, role)
-        self._observer.loaded(self.name, loaded.version, role)
-        if role == "stable" and previous is not None:
-            self._observer.loaded(self.name, previous.version, "gone")
-        for each in gone:
-            if each is not None and each is not loaded:
-                self._take_off(each)
-
-    def _take_off(self, loaded: Loaded) -> None:
-        """Let a version finish what it has begun, in the background."""
-        self._observer.loaded(self.name, loaded.version, "gone")
-        engine = loaded.engine
-        with self._lock:
-            self._leaving.add(engine)
-
-        def leave() -> None:
-            self._closing.wait(GRACE)
-            engine.stop(self.settings.drain_seconds if self._closing.is_set() else self.settings.request_seconds)
-            with self._lock:
-                self._leaving.discard(engine)
-
-        threading.Thread(target=leave, name=f"leaving-{self.name}", daemon=True).start()
-
-    def _promote(self) -> None:
-        with self._lock:
-            canary = self._roles.get("canary")
-        if canary is None:
-            raise ServiceError(409, "no_canary", f"{self.name} has no canary to promote")
-        self._take_on(canary, "stable")
-
-    def _roll_back(self) -> None:
-        with self._lock:
-            roles = dict(self._roles)
-            if "canary" in roles:
-                gone = self._roles.pop("canary")
-            elif "previous" in roles:
-                gone, self._roles["stable"] = self._roles["stable"], self._roles.pop("previous")
-                self._roles["stable"].since = self._clock()
-            else:
-                raise ServiceError(409, "no_version", f"{self.name} has no canary to take off and no version to go back to")
-            stable = self._roles["stable"]
-        self._passed.add(gone.version)
-        log.warning("%s: version %s was taken back, %s serves", self.name, gone.version, stable.version)
-        if "canary" not in roles:
-            self._observer.loaded(self.name, stable.version, "stable")
-        self._take_off(gone)
-
     def _judge(self) -> None:
         """Take a canary back whose network fails more often than the stable one's; promote one that served without."""
         with self._lock:
@@ -320,32 +154,56 @@ class Host:
         ours, theirs = canary.engine.status(), stable.engine.status()
         if ours.failures >= FAULTS and _share(ours) > 2 * _share(theirs) + 0.01:
             log.error("%s: canary %s failed %d times, it is taken back", self.name, ours.version, ours.failures)
-            self._roll_back()
+            self._roll_back(f"as a canary its network failed {ours.failures} times")
         elif self._clock() - canary.since >= self.settings.canary_seconds and ours.calls and not ours.failures:
-            self._promote()
+            self._promote(f"as a canary it served for {self.settings.canary_seconds:g} s without faults")
 
-    def _follow(self, wanted: str) -> None:
+    def _agree(self, known: Mapping[str, str]) -> None:
+        """Do what was found on another replica, or asked for there."""
+        with self._lock:
+            roles = dict(self._roles)
+        ours = {role: known.get(loaded.version) for role, loaded in roles.items() if loaded.place == self.source.place}
+        if ours.get("canary") == "refused":
+            self._roll_back("taken back on another replica")
+        elif ours.get("canary") == "proved":
+            self._promote("proved on another replica")
+        elif ours.get("stable") == "refused" and "canary" not in roles:
+            if ours.get("previous", "refused") != "refused":
+                self._roll_back("taken back on another replica")
+            elif proved := [version for version, word in known.items() if word == "proved" and version not in self._broken]:
+                try:
+                    earlier = self._started(open_version(self.source.place, self.settings.device, proved[-1]))
+                except AtonceError as problem:
+                    self._broken.add(proved[-1])
+                    log.error("%s: version %s cannot serve, nothing has changed: %s", self.name, proved[-1], problem)
+                else:
+                    self._take_on(earlier, "stable")
+
+    def _follow(self, wanted: str, known: Mapping[str, str]) -> None:
         """Make the version that the registry names the one that serves, or is tried."""
+        passed = wanted in self._broken or known.get(wanted) == "refused"
         with self._lock:
             roles = dict(self._roles)
         known = {loaded.version: role for role, loaded in roles.items()}
         role, canary = known.get(wanted), roles.get("canary")
         if role == "canary":
             return
-        if canary is not None and canary.place == self.source.place and (role is not None or wanted in self._passed):
-            self._roll_back()  # the registry has taken back what is tried here
+        if canary is not None and canary.place == self.source.place and (role is not None or passed):
+            self._roll_back("the registry names another version")
         if role == "previous":
-            self._roll_back()
-        if role is not None or wanted in self._passed:
+            self._roll_back("the registry names the version before")
+        if role is not None or passed:
             return
         try:
             loaded = self._started(open_source(self.source.place, self.settings.device))
         except AtonceError as problem:
-            self._passed.add(wanted)
+            self._broken.add(wanted)
             log.error("%s: version %s cannot serve, nothing has changed: %s", self.name, wanted, problem)
             return
-        loaded.share = self.settings.canary_share
+        loaded.share = 0.0 if known.get(wanted) == "proved" else self.settings.canary_share
         self._take_on(loaded, "canary" if loaded.share > 0 else "stable")
+        if loaded.share == 0:
+            self._say(loaded, "proved", "serves all callers")
 
 
 class _Change:
@@ -360,12 +218,6 @@ class _Change:
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
-
-
-def _place(name: str, version: str, caller: str) -> float:
-    """Where a caller falls in [0, 1): the same on every replica, and another one for each version."""
-    digest = hashlib.sha256(f"{name}\0{version}\0{caller}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _share(status: EngineStatus) -> float:

@@ -64,7 +64,7 @@ class Hosts:
             raise InputError("there is no model to serve: name one, for example digits")
         try:
             for host in self._hosts.values():
-                host.load(host.source.place, canary=0.0)
+                host.start()
         except BaseException:
             self.stop()
             raise

@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atonce.core.files import sha256_file, storage_errors, sync_folder, write_atomic, write_text
+from atonce.core.files import sha256_file, storage_errors, sync_folder, write_atomic
 from atonce.reports.outputs import picture_name, write_output
+from atonce.serving.private import FILE, private_file, private_folder
 
 JOB = re.compile(r"job_[0-9a-f]{24}")
 _PART = re.compile(r"\d{8,}\.part")
@@ -50,7 +51,7 @@ class JobFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
 
     def mark(self) -> str:
         """A mark that this folder keeps, so that replicas can see whether they share it."""
@@ -58,7 +59,7 @@ class JobFiles:
         with storage_errors(file):
             if not file.exists():
                 own = self.folder / f".place.{uuid.uuid4().hex}"
-                own.write_text(uuid.uuid4().hex, encoding="ascii")
+                private_file(own).write_text(uuid.uuid4().hex, encoding="ascii")
                 with contextlib.suppress(FileExistsError):  # another process was quicker
                     os.link(own, file)
                 own.unlink()
@@ -89,7 +90,9 @@ class JobFiles:
         """
         whole = self.folder / job / f"whole{suffix}.{uuid.uuid4().hex}"
         try:
-            write_atomic(whole, write)
+            with storage_errors(whole):
+                private_folder(whole.parent)
+            write_atomic(whole, write, mode=FILE)
             with storage_errors(whole):
                 digest, size = sha256_file(whole), whole.stat().st_size
                 file = whole.with_name(f"result-{digest}{suffix}")
@@ -156,7 +159,11 @@ class Parts:
         try:
             return max(1, int(file.read_text(encoding="ascii")))
         except (OSError, ValueError):
-            write_text(file, str(wanted))
+
+            def write(path: Path) -> None:
+                path.write_text(str(wanted), encoding="ascii")
+
+            self._put(file, write)
             return wanted
 
     def write(self, first: int, images: Tensor, facts: Mapping[str, Any] | None = None) -> None:
@@ -179,7 +186,7 @@ class Parts:
                 file.write(line + b"\n")
                 file.write(content)
 
-        write_atomic(self._file(first), write)
+        self._put(self._file(first), write)
 
     def read(self, first: int) -> tuple[Tensor, dict[str, Any]] | None:
         """A part as it was written; ``None`` where it is missing or damaged."""
@@ -192,6 +199,12 @@ class Parts:
             return torch.from_numpy(images), told["facts"]
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return None
+
+    def _put(self, file: Path, write: Callable[[Path], None]) -> None:
+        with storage_errors(file):
+            private_folder(self.folder.parent)
+            private_folder(self.folder)
+        write_atomic(file, write, mode=FILE)
 
     def _file(self, first: int) -> Path:
         return self.folder / f"{first:08d}.part"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,9 @@ _PICTURES = ("image", "images", "mask")
 def make(job: Job, hosts: Hosts, files: JobFiles, hold: Held, weights: Callable[[Engine], str]) -> Result:
     """Do the work of a job, from where it stands.
 
-    A job belongs to the version (and backend) that it began with. Where that is gone, a job whose request names the version
-    fails; any other starts anew with the version of now, and its note says so.
+    A job belongs to the version (and backend) that it began with. Where that serves no more, it is loaded again from its
+    registry, for this job. Where it is gone, a job whose request names the version fails; any other starts anew with the
+    version of now, and its note says so.
 
     Args:
         job: The job, with its request.
@@ -51,7 +53,12 @@ def make(job: Job, hosts: Hosts, files: JobFiles, hold: Held, weights: Callable[
         StorageError: The disk is full.
     """
     request = KINDS[job.kind].model_validate_json(job.request)
-    engine, pin = _pinned(job, request, hosts, hold, weights)
+    with _pinned(job, request, hosts, hold, weights) as (engine, pin):
+        return _made(job, request, engine, pin, files, hold)
+
+
+def _made(job: Job, request: Wanted, engine: Engine, pin: str, files: JobFiles, hold: Held) -> Result:
+    """The work, by the engine that it belongs to."""
     parts = files.parts(job.id, pin)
     asked = request.model_dump(mode="json", exclude_unset=True, exclude={*_PICTURES, "response"})
     common = (files, job.id, parts)
@@ -66,16 +73,32 @@ def make(job: Job, hosts: Hosts, files: JobFiles, hold: Held, weights: Callable[
     return assemble(*common, cells, about_edit(engine.model, plan, parts, cells, *named), pin, asked, request.format, hold)
 
 
-def _pinned(job: Job, request: Wanted, hosts: Hosts, hold: Held, weights: Callable[[Engine], str]) -> tuple[Engine, str]:
+@contextmanager
+def _pinned(
+    job: Job, request: Wanted, hosts: Hosts, hold: Held, weights: Callable[[Engine], str]
+) -> Iterator[tuple[Engine, str]]:
     """The engine that a job belongs to, and what its parts are made with."""
     before: dict[str, Any] = {} if job.pin is None else json.loads(job.pin)
     host = hosts.host(job.model)
-    try:
-        engine = host.engine(job.principal, before.get("version", request.version))
-    except ServiceError as problem:
-        if problem.status != 404 or not before or request.version is not None:
-            raise
-        engine = host.engine(job.principal, None)
+    with ExitStack() as older:
+        try:
+            engine = host.engine(job.principal, before.get("version", request.version))
+        except ServiceError as problem:
+            if problem.status != 404 or not before:
+                raise
+            try:
+                engine = older.enter_context(host.older(before["version"]))
+            except ServiceError as gone:
+                if gone.status != 404:
+                    raise
+                if request.version is not None:
+                    raise problem from gone
+                engine = host.engine(job.principal, None)
+        yield engine, _noted(job, engine, before, hold, weights)
+
+
+def _noted(job: Job, engine: Engine, before: dict[str, Any], hold: Held, weights: Callable[[Engine], str]) -> str:
+    """What a job's parts are made with, written down where it is new."""
     status = engine.status()
     told = {"model": job.model, "version": status.version, "weights": weights(engine), "backend": status.backend}
     pin = json.dumps(told)
@@ -85,7 +108,7 @@ def _pinned(job: Job, request: Wanted, hosts: Hosts, hold: Held, weights: Callab
             was, now = (f"version {one['version']} on {one['backend']}" for one in (before, told))
             facts |= {"note": f"begun anew with {now}: {was}, with which it began, is gone", "done": 0, "began_done": 0}
         hold.note(**facts)
-    return engine, pin
+    return pin
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +118,13 @@ class Checked:
     Attributes:
         total: Images in all.
         cost: Images that the work is worth.
+        price: Images that are counted against the caller's limits: network calls that guess classes count too.
         pictures: uint8 [k, C, H, W], those that came with it.
     """
 
     total: int
     cost: int
+    price: int
     pictures: Tensor | None = None
 
 
@@ -122,12 +147,12 @@ def check(model: ConsistencyModel, kind: str, request: Wanted, settings: ServeSe
         check_steps(request.steps, request.sigmas, settings)
         lists = (request.seeds, request.labels)
         _check_total(max(request.n or 1, *(len(each) if isinstance(each, list) else 1 for each in lists)), settings)
-        found = Checked(n := ask_of(model, request).n, n)
+        found = Checked(n := ask_of(model, request).n, n, n)
     else:
         assert isinstance(request, EditRequest)
         _check_total(count_results(kind, request), settings)  # before any picture is decoded
         plan = plan_edit(model, kind, request, settings)
-        found = Checked(plan.total, plan.cost, None if plan.read is None else plan.read.images)
+        found = Checked(plan.total, plan.cost, plan.price, None if plan.read is None else plan.read.images)
     _check_total(found.cost, settings)
     try:
         check_images("npz" if request.format == "npz" else "webp" if request.format == "webp" else "zip", model.image_shape, 1)

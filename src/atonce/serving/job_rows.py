@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from atonce.core.errors import InputError, MissingExtraError
+from atonce.serving.private import private_file
 
 VERSION = 1  # of the tables
 LIVE = ("queued", "running", "cancelling")
@@ -205,6 +207,10 @@ def open_database(url: str) -> sa.Engine:
             Path(address.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise InputError(f"{Path(address.database).parent} cannot be made: {problem.strerror}") from problem
+        with contextlib.suppress(OSError):  # SQLite says what is wrong when it opens the file
+            # What SQLite writes beside a file gets its permissions, unless it is there already.
+            for name in ("", *(end for end in ("-wal", "-shm") if Path(address.database + end).exists())):
+                private_file(Path(address.database + name))
         engine = sa.create_engine(address.set(drivername="sqlite"), connect_args={"timeout": 30.0})
         event.listen(engine, "connect", _prepare_sqlite)
         return engine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import exc
 
 from atonce.core.errors import InputError
-from atonce.core.files import sha256_json
+from atonce.core.files import sha256_json, storage_errors
 from atonce.serving.errors import ServiceError
 from atonce.serving.generate import with_seed
 from atonce.serving.input_drift import facts
@@ -21,6 +21,7 @@ from atonce.serving.job_rows import Job
 from atonce.serving.job_worker import JobWorker, short
 from atonce.serving.jobstore import JobStore
 from atonce.serving.observe import Observer, Silent
+from atonce.serving.private import private_folder
 from atonce.serving.schemas import Wanted
 from atonce.serving.settings import ServeSettings
 
@@ -55,6 +56,8 @@ class Jobs:
             StorageError: The folder cannot be written.
         """
         folder = self.settings.state / "jobs"
+        with storage_errors(self.settings.state):
+            private_folder(self.settings.state)
         files = JobFiles(folder)
         store = JobStore(self.settings.jobs or f"sqlite:///{(self.settings.state / 'jobs.sqlite').absolute()}")
         if store.place(files.mark()) != files.mark():
@@ -111,7 +114,7 @@ class Jobs:
         name = request.model or self.hosts.default
         checked = check(self.hosts.host(name).engine(principal.id, request.version).model, kind, request, self.settings)
         if charge is not None:
-            charge(checked.cost)
+            charge(checked.price)
         values = {
             "id": f"job_{secrets.token_hex(12)}",
             "principal": principal.id,

@@ -233,6 +233,26 @@ class KeyFile:
         same = hmac.compare_digest(_hash(parts[2] if parts else ""), key.hash if key else _NOBODY)
         if key is None or not same:
             raise ServiceError(401, "invalid_api_key", "the API key is not known: check that it was copied whole")
+        return self._working(key)
+
+    def still(self, identity: str) -> Key:
+        """The key of an id, for callers who have shown its token before.
+
+        Args:
+            identity: The part of the token that may be seen.
+
+        Returns:
+            The key.
+
+        Raises:
+            ServiceError: 401 for one that is gone, was revoked or has expired; 503 while the keys cannot be read.
+        """
+        key = self._current().get(identity)
+        if key is None:
+            raise ServiceError(401, "invalid_api_key", "the API key is not known any more: ask for a new one")
+        return self._working(key)
+
+    def _working(self, key: Key) -> Key:
         state = key.state(self._clock())
         if state != "active":
             said = "was revoked" if state == "revoked" else f"expired on {key.expires}"

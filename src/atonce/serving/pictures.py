@@ -24,13 +24,16 @@ from atonce.core.errors import InputError
 from atonce.data.fitting import fitted, fitted_mask, see_through
 from atonce.data.pictures import read_picture
 from atonce.serving.errors import bad_request, too_large
+from atonce.serving.picture_files import MOST_PARTS, parts_of
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _SIGNS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 _ADDRESS = re.compile(r"data:(?P<type>[^,;]*)(?P<options>(?:;[^,;]*)*),", re.IGNORECASE)
 _SPACES = str.maketrans("", "", " \t\r\n")
 _TOGETHER = 4  # times the limit of one picture: pixels of all pictures of a request
-_SCANS = 200  # of a progressive JPEG, each of which costs as much as a picture; encoders write about ten
+MAX_SIDE = 8192
+_SCANS = 20  # of a progressive JPEG, each of which goes over the whole picture; encoders write about ten
+_WORK = 10 * _TOGETHER  # times the limit of one picture: pixels times scans of all pictures of a request
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Sizes:
         fit: What to do with another size.
         factor: Pictures that are smaller than ``side`` by just this factor become patches of equal pixels.
         remedy: Added to a message about a wrong size.
+        longest: Height or width of a picture as it comes.
     """
 
     pixels: int
@@ -52,6 +56,7 @@ class Sizes:
     fit: Fit = "none"
     factor: int = 1
     remedy: str = ""
+    longest: int = MAX_SIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +105,55 @@ def content_of(text: str, param: str) -> bytes:
         raise bad_request(f"{param} is {shown!r}, which is not base64 of a PNG, JPEG or WebP picture", param) from None
 
 
-def decode(content: bytes, limit: int, param: str, left: int | None = None) -> Image.Image:
+@dataclass
+class Budget:
+    """What reading the pictures of one request may still cost.
+
+    Attributes:
+        limit: Pixels of one picture.
+        pixels: Pixels that are left for all together.
+        work: Pixels times scans that are left.
+    """
+
+    limit: int
+    pixels: int
+    work: int
+
+    @classmethod
+    def of(cls, limit: int) -> Budget:
+        """The budget of a request, by the limit of one picture."""
+        return cls(limit, _TOGETHER * limit, _WORK * limit)
+
+    def take(self, pixels: int, scans: int, param: str) -> None:
+        """Spend some of it.
+
+        Args:
+            pixels: Of a picture.
+            scans: How often its file goes over them.
+            param: The field, for messages.
+
+        Raises:
+            too_large: There is not so much left.
+        """
+        if pixels > self.pixels:
+            together = f"{_TOGETHER * self.limit:,}"
+            raise too_large(f"{param} is one too many: the pictures of a request may have {together} pixels together", param)
+        if pixels * scans > self.work:
+            text = f"{param} is a JPEG of {scans} scans, more work than one request may bring: save it without progression"
+            raise too_large(text, param)
+        self.pixels -= pixels
+        self.work -= pixels * scans
+
+
+def decode(content: bytes, limit: int, param: str, budget: Budget | None = None, longest: int = MAX_SIDE) -> Image.Image:
     """Decode one picture after its header has been looked at.
 
     Args:
         content: The file.
         limit: Pixels that it may have.
         param: The field, for messages.
-        left: Pixels that the pictures before it have left of those of the whole request.
+        budget: What the pictures before it have left of that of the whole request.
+        longest: Height or width that it may have.
 
     Returns:
         A picture of mode ``L`` or ``RGB``, upright, on white.
@@ -118,6 +164,9 @@ def decode(content: bytes, limit: int, param: str, left: int | None = None) -> I
     """
     if not content.startswith(_SIGNS):
         raise bad_request(f"{param} is no picture in PNG, JPEG or WebP ({len(content)} bytes): convert it first", param)
+    parts = parts_of(content)
+    if parts.count > MOST_PARTS:
+        raise bad_request(f"{param} has more than {MOST_PARTS:,} parts: save it with an ordinary program", param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about what is refused below or does not matter
         try:
@@ -130,13 +179,15 @@ def decode(content: bytes, limit: int, param: str, left: int | None = None) -> I
             raise bad_request(f"{param} is no sound PNG, JPEG or WebP picture: its beginning is damaged", param) from problem
         if width * height > limit:
             raise too_large(f"{param} is {width}x{height} pixels, the limit is {limit:,} in all: make it smaller", param)
-        if left is not None and width * height > left:
-            together = f"{_TOGETHER * limit:,}"
-            raise too_large(f"{param} is one too many: the pictures of a request may have {together} pixels together", param)
+        if max(width, height) > longest:
+            raise too_large(f"{param} is {width}x{height} pixels, the limit of a side is {longest:,}: make it smaller", param)
         if frames:
             raise bad_request(f"{param} is animated: send one frame of it", param)
-        if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _SCANS:
+        if parts.scans > _SCANS:
             raise bad_request(f"{param} is a JPEG of more than {_SCANS} scans: save it with an ordinary program", param)
+        if not parts.whole:
+            raise bad_request(f"{param} is a PNG without its end: it was cut off, send the whole file", param)
+        (budget or Budget.of(limit)).take(width * height, parts.scans, param)
         try:
             return read_picture(content, param)
         except InputError as problem:
@@ -158,15 +209,14 @@ def read_pictures(texts: Sequence[str], sizes: Sizes, param: str) -> Read:
         bad_request: One cannot be read, or does not fit.
     """
     parts, masks, borders = [], [], []
-    left = _TOGETHER * sizes.pixels
+    budget = Budget.of(sizes.pixels)
     found: list[tuple[int, int]] = []
     fit = sizes.fit
     for number, text in enumerate(texts):
         name = param if len(texts) == 1 else f"{param}[{number}]"
         content = content_of(text, name)
-        picture = decode(content, sizes.pixels, name, left)
+        picture = decode(content, sizes.pixels, name, budget, sizes.longest)
         size = (picture.height, picture.width)
-        left -= picture.height * picture.width
         if found and found[0] != size:
             raise bad_request(f"{param} has pictures of several sizes: send those of one size together", param)
         if sizes.side is not None and sizes.factor > 1 and size == (sizes.side // sizes.factor,) * 2:
@@ -201,7 +251,7 @@ def read_mask(text: str, read: Read, sizes: Sizes, param: str = "mask") -> Tenso
         bad_request: It cannot be read, has another size than a picture, or marks nothing.
     """
     content = content_of(text, param)
-    picture = decode(content, sizes.pixels, param)
+    picture = decode(content, sizes.pixels, param, longest=sizes.longest)
     height, width = read.sizes[0]
     if (picture.height, picture.width) != (height, width):
         raise bad_request(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import gc
 import ipaddress
 import logging
 import os
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("atonce.serving")
 
 
-def serve(settings: ServeSettings, say: Callable[[str], str] | None = None) -> int:
+def serve(
+    settings: ServeSettings,
+    say: Callable[[str], str] | None = None,
+    extend: Callable[[FastAPI], object] | None = None,
+) -> int:
     """Serve models until a signal comes.
 
     SIGTERM or SIGINT: ``/readyz`` says no at once and new work is refused; what was accepted is finished, for at most
@@ -34,6 +40,7 @@ def serve(settings: ServeSettings, say: Callable[[str], str] | None = None) -> i
     Args:
         settings: What to serve, where and to whom.
         say: Makes of the address the line that is printed when the server is ready; default: one for people.
+        extend: As for :func:`atonce.serving.app.create_app`.
 
     Returns:
         The exit status.
@@ -53,12 +60,13 @@ def serve(settings: ServeSettings, say: Callable[[str], str] | None = None) -> i
     listener = listen(settings.host, settings.port)
     try:
         set_up(settings.log, settings.log_level)
-        app = create_app(settings)
+        app = create_app(settings, extend=extend)
         server = server_for(app, settings, say)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(_run(app, server, listener))
     finally:
         listener.close()
+        atexit.register(gc.freeze)  # the interpreter's last searches for garbage, over all of PyTorch, would take seconds
     return 0
 
 

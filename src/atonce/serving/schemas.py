@@ -17,6 +17,7 @@ Response = Literal["json", "binary", "grid"]
 
 MOST_IMAGES = 1_000_000
 MOST_STEPS = 1_000
+MOST_PICTURES = 1_024
 MOST_SIZE = 4096  # pixels, of one side of an outpainting
 _SIGNED = 1 << 63
 
@@ -39,12 +40,12 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[int, Field(ge=-_SIGNED, le=_SIGNED - 1), _WHOLE]
 Label = Annotated[int, Field(ge=0, le=1 << 31), _WHOLE] | Name
-Labels = Label | Annotated[list[Label], Field(min_length=1, max_length=MOST_IMAGES)]
-Sigmas = Annotated[list[Annotated[Number, Field(ge=0)]], Field(min_length=1, max_length=MOST_STEPS)]
+Labels = Label | Annotated[list[Label], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)]
+Sigmas = Annotated[list[Annotated[Number, Field(ge=0)]], Field(min_length=1, max_length=MOST_STEPS, fail_fast=True)]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS), _WHOLE]
 Count = Annotated[int, Field(ge=1, le=MOST_IMAGES), _WHOLE]
 Picture = Annotated[str, Field(min_length=1)]
-Pictures = Picture | Annotated[list[Picture], Field(min_length=1, max_length=1024)]
+Pictures = Picture | Annotated[list[Picture], Field(min_length=1, max_length=MOST_PICTURES, fail_fast=True)]
 Side = Annotated[int, Field(ge=1, le=MOST_SIZE), _WHOLE]
 Place = Annotated[int, Field(ge=0, le=MOST_SIZE), _WHOLE]
 Guidance = Annotated[Number | None, Field(description="Scale of classifier-free guidance, for models that know it")]
@@ -67,7 +68,7 @@ class Wanted(Strict):
     response: Response | None = Field(
         default=None,
         description="json: base64 with the seed and the label of each; binary: the image itself, several as a zip, an npz "
-        "always as one; grid: one picture of all. Default: what the Accept header asks for, else json",
+        "always as one; grid: one picture of all, so not with npz. Default: what the Accept header asks for, else json",
     )
 
 
@@ -80,7 +81,7 @@ class GenerateRequest(Wanted):
     seed: Seed | None = Field(
         default=None, description="Seed of the noise and of labels that are not given; default: drawn, and said"
     )
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES)] | None = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)] | None = Field(
         default=None, description="One seed for each image, instead of seed and first"
     )
     first: Annotated[int, Field(ge=0, le=1 << 53), _WHOLE] = Field(
@@ -99,7 +100,7 @@ class GenerateRequest(Wanted):
 
 
 class EditRequest(Wanted):
-    """What every edit can be told. Pictures are PNG, JPEG, WebP, BMP, GIF or TIFF, as base64 or as a ``data:`` address."""
+    """What every edit can be told. Pictures are PNG, JPEG or WebP, as base64 or as a ``data:`` address."""
 
     fit: Fit = Field(
         default="none",
@@ -148,11 +149,11 @@ class OutpaintRequest(DrawnRequest):
 
     model_config = _example(size=[28, 28], steps=4)
 
-    size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+    size: Annotated[list[Side], Field(min_length=2, max_length=2, fail_fast=True)] | None = Field(
         default=None,
         description="Height and width of the result; default the model's, larger ones are filled by overlapping windows",
     )
-    place: Annotated[list[Place], Field(min_length=2, max_length=2)] | None = Field(
+    place: Annotated[list[Place], Field(min_length=2, max_length=2, fail_fast=True)] | None = Field(
         default=None, description="Row and column of the picture's upper left corner; default: the middle"
     )
 
@@ -234,8 +235,10 @@ class InterpolateRequest(EditRequest):
 
     model_config = ConfigDict(json_schema_extra={"example": {"seeds": [1, 2], "n": 8, "labels": 0}})
 
-    images: Annotated[list[Picture], Field(min_length=2, max_length=2)] | None = Field(default=None, description="Two pictures")
-    seeds: Annotated[list[Seed], Field(min_length=2, max_length=2)] | None = Field(
+    images: Annotated[list[Picture], Field(min_length=2, max_length=2, fail_fast=True)] | None = Field(
+        default=None, description="Two pictures"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=2, max_length=2, fail_fast=True)] | None = Field(
         default=None, description="Two seeds of the noise instead: the ends are what a request for one image of that seed gives"
     )
     n: Annotated[int, Field(ge=2, le=MOST_IMAGES), _WHOLE] = Field(default=8, description="Images in all, both ends included")

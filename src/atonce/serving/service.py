@@ -33,7 +33,8 @@ class Service:
         audit: Who asked for what.
         metrics: What is measured.
         watch: The quality watch, where it is on.
-        coders: Threads that read and write pictures.
+        coders: Threads that write pictures.
+        decoders: Threads that read the pictures of callers, who get equal shares of them: ``run(..., of=principal.id)``.
         editors: Threads in which edits and other long algorithms run; their network calls go through the engines.
         secret: Signs links to images.
     """
@@ -47,6 +48,7 @@ class Service:
     metrics: Metrics
     watch: Watch | None
     coders: Pool
+    decoders: Pool
     editors: Pool
     secret: bytes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ class ServeSettings(BaseSettings):
     max_steps: int = Field(100, ge=1, description="Intervals of one request")
     max_body: int = Field(16 * MIB, ge=1024, description="Bytes of one request")
     max_pixels: int = Field(4096 * 4096, ge=1, description="Pixels of an uploaded picture before it is decoded")
+    max_side: int = Field(8192, ge=1, description="Height or width of an uploaded picture")
     header_seconds: float = Field(10.0, gt=0, description="Time for the headers of a request to arrive")
     body_seconds: float = Field(20.0, gt=0, description="Time for the body of a request to arrive")
     connections: int = Field(512, ge=1, description="Connections at once")
@@ -51,9 +53,17 @@ class ServeSettings(BaseSettings):
     image_rate: str = Field("", description="Images of one key, e.g. 10000/hour; none for no limit")
     redis: str | None = Field(None, description="redis:// address where limits are counted for all replicas together")
     cors_origins: tuple[str, ...] = Field((), description="Origins of browsers that may call; none by default")
-    trusted_proxies: tuple[str, ...] = Field((), description="Addresses whose X-Forwarded-For is believed")
+    trusted_proxies: tuple[str, ...] = Field((), description="Addresses whose X-Forwarded-For, -Proto and -Host are believed")
     link_secret: str | None = Field(None, description="Secret that signs links to images; the same on all replicas")
     link_seconds: float = Field(3600.0, gt=0, description="How long such a link works")
+    public_url: str | None = Field(
+        None, description="Address at which callers reach this server; links to images begin with it"
+    )
+
+    # the studio
+    studio: bool = Field(False, description="Put the studio at /studio: a page where people generate, edit, compare and train")
+    runs: Path = Field(Path("runs"), description="Folder where the studio writes and lists trainings")
+    studio_upload: int = Field(256 * MIB, ge=1024, description="Bytes of one upload into the studio")
 
     # jobs
     jobs: str | None = Field(None, description="Database of jobs, default: SQLite in the state folder")
@@ -64,7 +74,10 @@ class ServeSettings(BaseSettings):
 
     # what is watched
     metrics: bool = Field(True, description="Serve /metrics")
-    metrics_open: bool = Field(True, description="Serve /metrics without a key")
+    metrics_open: bool | None = Field(
+        None, description="Serve /metrics without a key; default: where there are no keys, or only this machine can connect"
+    )
+    health_open: bool | None = Field(None, description="Show the details of /healthz without a key; default: likewise")
     watch_seconds: float = Field(0.0, ge=0, description="Seconds between rounds of the quality watch; 0 for none")
     watch_images: int = Field(512, ge=64, description="Images of one round")
     otlp: str | None = Field(None, description="OpenTelemetry collector, e.g. http://collector:4318")
@@ -75,6 +88,13 @@ class ServeSettings(BaseSettings):
     reload_seconds: float = Field(10.0, ge=0, description="Seconds between looks for a new version; 0 for none")
     canary_share: float = Field(0.0, ge=0, le=1, description="Share of callers that get a new version first; 0: all at once")
     canary_seconds: float = Field(600.0, gt=0, description="Time after which a canary without faults becomes stable")
+
+    @field_validator("public_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._~/-]*)?", value):
+            raise ValueError("an address like https://images.example.org, with http or https and without ? or #")
+        return None if value is None else value.rstrip("/")
 
     @field_validator("rate", "image_rate")
     @classmethod

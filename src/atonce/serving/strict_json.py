@@ -1,4 +1,4 @@
-"""JSON as callers may send it: UTF-8, finite numbers of sane size, no name twice, not deep, not millions of values.
+"""JSON as callers may send it: UTF-8, finite numbers of sane size, no name twice, few names, not deep, not millions of values.
 
 Python's reader takes NaN, Infinity, repeated names (the last wins; another reader takes the first), whole numbers of thousands
 of digits, and escapes that are no text. Each of these has made some service fail later, far from the request that brought it.
@@ -17,6 +17,8 @@ MAX_DEPTH = 32
 MAX_VALUES = 1_200_000
 """Values of one document; a job may bring a label or seed for each of a million images."""
 MAX_DIGITS = 40
+MAX_NAMES = 100
+"""Names of one object; no request knows a third of that, and each unknown one would be looked at."""
 _TOO_DEEP = f"the body is nested too deep: at most {MAX_DEPTH} levels"
 
 # A string without an end runs to the end of the text: each character is looked at once, whatever comes.
@@ -78,6 +80,8 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_NAMES:
+        _refuse(f"the body holds an object of {len(pairs):,} names: at most {MAX_NAMES}")
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()

@@ -22,8 +22,9 @@ def gallery_promote(
 ) -> int:
     """Put a model into a registry as the version that is served, if its records show that it is not worse than the present one.
 
-    Both models need a record of the same measurement (atonce eval MODEL --keep): same data, extractor, samples, seed and steps.
-    The first version needs a record at all. Versions are never deleted; ``atonce gallery roll-back`` goes back.
+    Both models need a record of the same measurement (atonce eval MODEL --append-to-model): same data, extractor, samples, seed
+    and steps. A version that is in use can be measured where it is: atonce eval REGISTRY/NAME --append-to-model. The first
+    version needs a record at all. Versions are never deleted; ``atonce gallery roll-back`` goes back.
 
     Example: atonce gallery promote digits --name digits --registry models
 

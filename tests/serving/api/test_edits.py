@@ -256,3 +256,37 @@ def test_the_input_is_watched(client, digit, b64):
     client.app.state.service.metrics.loaded("digits", "1", "stable")
     client.post("/v1/edits/stroke", json={"image": [b64(digit)] * 2})
     assert b'atonce_input_images_total{model="digits"} 2.0' in client.get("/metrics").content
+
+
+def test_reading_pictures_holds_up_no_answer_and_no_other_caller(client, digit, b64, monkeypatch):
+    import threading
+
+    from atonce.serving import answers
+
+    gate, begun, plan = threading.Event(), threading.Semaphore(0), answers.plan_edit
+
+    def slow(*arguments):
+        begun.release()
+        assert gate.wait(60)
+        return plan(*arguments)
+
+    monkeypatch.setattr(answers, "plan_edit", slow)
+    wanted = {"image": b64(digit)}
+    found = []
+    send = [threading.Thread(target=lambda: found.append(client.post("/v1/edits/stroke", json=wanted))) for _ in range(4)]
+    for each in send:
+        each.start()
+    try:
+        assert begun.acquire(timeout=60)
+        assert client.post("/v1/generate", json={"n": 2}).status_code == 200
+    finally:
+        gate.set()
+        for each in send:
+            each.join(60)
+    assert {answer.status_code for answer in found} <= {200, 503}
+
+
+def test_the_document_names_the_formats_that_are_read(client):
+    text = client.get("/openapi.json").text
+    assert "PNG, JPEG or WebP" in text
+    assert not any(name in text for name in ("BMP", "GIF", "TIFF"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from atonce.serving.errors import ServiceError
-from atonce.serving.pictures import Sizes, content_of, decode, read_mask, read_pictures
+from atonce.serving.pictures import Budget, Sizes, content_of, decode, read_mask, read_pictures
 
 LIMIT = 4096 * 4096
 SIZES = Sizes(LIMIT, 1, 8)
@@ -216,3 +216,65 @@ def test_small_pictures_become_patches(b64, digit):
     small = digit[::2, ::2]
     read = read_pictures([b64(small)], Sizes(LIMIT, 1, 8, factor=2), "image")
     assert (read.images[0, 0].numpy() == np.kron(small, np.ones((2, 2)))).all()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 11, 12])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_file_without_its_last_bytes_is_refused(file, digit, form, cut):
+    whole = file(np.kron(digit, np.ones((16, 16))), form)
+    assert decode(whole, LIMIT, "image").size == (128, 128)
+    assert refused(decode, whole[:-cut], LIMIT, "image").startswith("image is ")
+    if form == "PNG":
+        assert "without its end" in refused(decode, whole[:-cut], LIMIT, "image")
+        assert decode(whole + b"more", LIMIT, "image").size == (128, 128)
+
+
+def test_a_picture_that_is_long_and_thin_is_refused_by_its_header(monkeypatch):
+    thin = png_header(1, 4096 * 4096, chunk(b"IDAT", zlib.compress(b"\0\0" * 1000)) + chunk(b"IEND", b""))
+    monkeypatch.setattr(Image.Image, "load", None)
+    assert "1x16777216 pixels, the limit of a side is 8,192" in refused(decode, thin, LIMIT, "image", status=413)
+    assert "the limit of a side is 9" in refused(decode, png_header(10, 2), LIMIT, "image", status=413, longest=9)
+    wide = Sizes(LIMIT, 1, 8, longest=9)
+    assert "limit of a side" in refused(read_pictures, [text(png_header(10, 2))], wide, "image", status=413)
+
+
+def progressive(scans: int, side: int = 64) -> bytes:
+    """A JPEG whose last scan stands there again and again: small, and each is gone through."""
+    content = io.BytesIO()
+    Image.fromarray(np.arange(side * side, dtype=np.uint8).reshape(side, side)).save(content, "JPEG", progressive=True)
+    whole = content.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+
+
+def test_a_jpeg_has_few_scans_and_those_of_a_request_have_a_limit(monkeypatch):
+    assert decode(progressive(20), LIMIT, "image").size == (64, 64)
+    assert "more than 20 scans" in refused(decode, progressive(21), LIMIT, "image")
+    bomb = progressive(190)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "load", None)
+        assert "more than 20 scans" in refused(decode, bomb, LIMIT, "image")
+    sizes = Sizes(64 * 64, 1, 64)
+    ordinary, heavy = text(progressive(10)), text(progressive(20))
+    assert len(read_pictures([ordinary] * 4, sizes, "image").images) == 4
+    assert len(read_pictures([heavy] * 2, sizes, "image").images) == 2
+    message = refused(read_pictures, [heavy] * 3, sizes, "image", status=413)
+    assert message.startswith("image[2] is a JPEG of 20 scans, more work than one request may bring")
+
+
+def test_a_budget_is_spent_by_pixels_and_by_work():
+    budget = Budget.of(100)
+    budget.take(100, 10, "image")
+    assert (budget.pixels, budget.work) == (300, 3000)
+    refused(budget.take, 301, 1, "image", status=413)
+    refused(budget.take, 300, 11, "image", status=413)
+    assert (budget.pixels, budget.work) == (300, 3000)
+
+
+def test_files_of_millions_of_parts_are_not_gone_through(file, digit, monkeypatch):
+    png, jpeg = file(digit), file(digit, "JPEG")
+    many = png[:33] + chunk(b"teXt", b"") * 100_000 + png[33:]
+    segments = jpeg[:2] + b"\xff\xfe\x00\x02" * 100_000 + jpeg[2:]
+    monkeypatch.setattr(Image, "open", None)
+    for content in (many, segments):
+        assert "more than 16,384 parts" in refused(decode, content, LIMIT, "image")

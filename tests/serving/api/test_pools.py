@@ -87,3 +87,84 @@ def test_a_cancelled_caller_frees_its_place_only_when_its_work_has_ended():
         pool.close()
 
     asyncio.run(main())
+
+
+def test_who_is_slow_waits_for_all_others_and_never_has_all_threads():
+    async def main() -> None:
+        now = 0.0
+        pool, gates, order = Pool(2, 30.0, "t", waiting=100, share=0.5, clock=lambda: now), [], []
+
+        async def work(of: str) -> None:
+            gate = threading.Event()
+            gates.append(gate)
+
+            def wait() -> None:
+                order.append(of)
+                gate.wait(20)
+
+            await pool.run(wait, of=of)
+
+        async def settle(count: int) -> None:
+            until = time.monotonic() + 20
+            while len(order) < count:
+                assert time.monotonic() < until, order
+                await asyncio.sleep(0.01)
+
+        tasks = [asyncio.create_task(work("slow")) for _ in range(4)]
+        await settle(1)
+        await asyncio.sleep(0.05)
+        assert order == ["slow"], "a thread is left for others"
+        tasks += [asyncio.create_task(work(of)) for of in ("quick", "other", "quick")]
+        await settle(2)
+        assert order == ["slow", "quick"]
+        now = 14.0
+        gates[0].set()  # slow has had 14 seconds: it comes after both others
+        await settle(3)
+        assert order[2] == "other"
+        now = 14.5
+        gates[5].set()
+        await settle(4)
+        now = 15.0
+        gates[4].set()
+        await settle(5)
+        assert sorted(order[3:5]) == ["quick", "slow"]
+        for gate in gates:
+            gate.set()
+        await asyncio.gather(*tasks)
+        assert sorted(order) == ["other", "quick", "quick"] + ["slow"] * 4
+        pool.close()
+
+    asyncio.run(main())
+
+
+def test_one_caller_cannot_fill_the_queue():
+    async def main() -> None:
+        pool, gate = Pool(2, 30.0, "t", waiting=4, share=0.5), threading.Event()
+        tasks = [asyncio.create_task(pool.run(gate.wait, 20, of="many")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(ServiceError, match="2 of your requests wait for one of 2 threads") as caught:
+            await pool.run(gate.wait, 20, of="many")
+        assert caught.value.status == 503
+        assert await asyncio.wait_for(pool.run(lambda: 7, of="other"), 20) == 7
+        gate.set()
+        assert await asyncio.gather(*tasks) == [True] * 3
+        pool.close()
+
+    asyncio.run(main())
+
+
+def test_what_was_used_is_forgotten_in_time_and_of_no_more_callers_than_can_be_kept():
+    async def main() -> None:
+        now = 0.0
+        pool = Pool(1, 30.0, "t", clock=lambda: now)
+        for i in range(5000):
+            pool._begin(str(i))
+            pool._free(str(i), now - i / 1000)
+        assert len(pool._used) <= 4096
+        assert pool._recent("4999", now) == pytest.approx(4.999)
+        assert pool._recent("0", now) == 0.0
+        now = 60.0
+        assert pool._recent("4999", now) == pytest.approx(4.999 / 4)
+        pool.close()
+
+    asyncio.run(main())

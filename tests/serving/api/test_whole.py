@@ -124,7 +124,7 @@ def test_the_environment_sets_what_words_do_not(monkeypatch, tmp_path):
     found = []
     monkeypatch.setenv("ATONCE_SERVE_PORT", "1234")
     monkeypatch.setenv("ATONCE_SERVE_MAX_IMAGES", "7")
-    monkeypatch.setattr("atonce.serving.run.serve", lambda settings, say: found.append((settings, say)) or 0)
+    monkeypatch.setattr("atonce.serving.run.serve", lambda settings, say, **_: found.append((settings, say)) or 0)
     assert verb.serve(("digits",), max_images=9, reload_seconds=0.0, job_workers=0, rate="") == 0
     settings = found[0][0]
     assert (settings.port, settings.max_images, settings.reload_seconds, settings.job_workers) == (1234, 9, 0.0, 0)

@@ -96,8 +96,9 @@ def test_the_promise_follows_the_machine(faked: Faked, tiny: Any) -> None:
     taken = [engine.submit(ask_for(model, 1))]
     until(lambda: engine.status().waiting == 0)
     taken.append(engine.submit(ask_for(model, 8)))
-    with pytest.raises(ServiceError, match="would wait for about 4"):
+    with pytest.raises(ServiceError, match="would wait for about 4") as caught:
         engine.submit(ask_for(model, 1))  # 0.5 s in flight, and a full call of 4 s
+    assert caught.value.message.endswith("seconds, more than 90% of the 2 that are promised: try again later")
     fake.slower = 1.0
     fake.free()
     wait(taken, timeout=60)

@@ -18,9 +18,9 @@ from atonce.serving.service import service_of
 router = APIRouter(tags=["edits"])
 
 _HOW = (
-    "\n\nPictures come as base64 (or `data:` addresses) in JSON, or as files of a form. EXIF's orientation is applied, 16 bits "
-    "become 8, transparency is laid on white and says what is to be made where there is no mask. Answers are as for "
-    "`/v1/generate`."
+    "\n\nPictures are PNG, JPEG or WebP: base64 (or `data:` addresses) in JSON, or files of a form. EXIF's orientation is "
+    "applied, 16 bits become 8, transparency is laid on white and says what is to be made where there is no mask. Answers are "
+    "as for `/v1/generate`."
 )
 
 

@@ -15,7 +15,7 @@ from atonce.serving.asking import deadline_of, note, read, while_there
 from atonce.serving.document import ALWAYS, POSTED, body, errors
 from atonce.serving.encode import MEDIA, Made, encode
 from atonce.serving.generate import ask_of
-from atonce.serving.links import link_of
+from atonce.serving.links import base_of, link_of
 from atonce.serving.openai_schemas import (
     ImagesEditRequest,
     ImagesRequest,
@@ -46,7 +46,7 @@ async def generations(request: Request, principal: Annotated[Principal, Depends(
 
     async def work() -> Response:
         made = await generate(request, service, principal, wanted)
-        start = f"{str(request.base_url).rstrip('/')}{_LINK}"
+        start = base_of(request.scope, service.settings) + _LINK
         links = (start, service.secret, service.settings.link_seconds) if asked.response_format == "url" else None
         return await _answer(service, made, asked, links)
 

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from atonce.serving.access import Principal, charge, require
-from atonce.serving.asking import note, read, refuse_form
+from atonce.serving.asking import check_lists, note, read, refuse_form
 from atonce.serving.document import ALWAYS, POSTED, errors
 from atonce.serving.encode import MEDIA
 from atonce.serving.errors import ServiceError
@@ -142,17 +141,21 @@ async def submit(request: Request, caller: Caller, service: Parts, once: Key = N
     """
     wanted, form = await _wanted(request, caller)
 
+    loop = asyncio.get_running_loop()
+
     def pay(images: int) -> None:
-        anyio.from_thread.run(charge, request, caller, images)
+        asyncio.run_coroutine_threadsafe(charge(request, caller, images), loop).result()
 
     def work() -> tuple[Job, bool]:
+        check_lists(wanted.request, form, service.settings.max_job_images, "job", "make several jobs")
         try:
             checked = form.model_validate(wanted.request, strict=True)
         except ValidationError as problem:
             refuse_form(problem, form)
         return service.jobs.submit(caller, wanted.kind, checked, idempotency=once, charge=pay)
 
-    job, new = await run_in_threadpool(work)
+    # An edit's pictures are read here.
+    job, new = await (run_in_threadpool(work) if wanted.kind == "generate" else service.decoders.run(work, of=caller.id))
     note(request, model=job.model, kind=job.kind, n=job.total, job=job.id)
     headers = {"Location": f"/v1/jobs/{job.id}"}
     return JSONResponse(_answer(service.jobs, job), 202 if new else 200, headers)
