@@ -24,7 +24,7 @@ from gpu_tools import Notebook, arithmetic, deterministic, relative, say
 from torch import Tensor
 
 import atonce
-import atonce.training.engine as engine_module
+import atonce.training.terms as terms_module
 from atonce.core.distribution import join_world
 from atonce.core.files import write_json
 from atonce.core.streams import Stream, bits, dropout_masks, normal
@@ -337,7 +337,7 @@ def _apart(engine: Engine, shared: bool) -> float:
     engine.recipe = dataclasses.replace(recipe, shared_dropout=shared)
     equal = lambda recipe, stage, index: (draw(recipe, stage, index)[0],) * 2
     try:
-        with patch.object(engine_module, "draw_pairs", equal), _pairs(engine) as pairs:
+        with patch.object(terms_module, "draw_pairs", equal), _pairs(engine) as pairs:
             # With gradients, as in training: student and target then run as two different compiled functions.
             engine.terms(_two(), Stage(points=41), torch.float32)
     finally:

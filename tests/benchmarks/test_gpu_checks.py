@@ -41,9 +41,10 @@ def test_the_checks_pass_where_all_is_well(tmp_path):
 
 
 def test_dropout_that_is_not_shared_is_found(tmp_path, monkeypatch):
-    import atonce.training.engine as engine
+    from atonce.training import engine
+    from atonce.training import terms as drawing
 
-    masks = engine.dropout_masks
+    masks = drawing.dropout_masks
     calls: list[int] = []
 
     def other(seed, index, sizes, p, step=0):
@@ -56,7 +57,7 @@ def test_dropout_that_is_not_shared_is_found(tmp_path, monkeypatch):
         self.recipe = dataclasses.replace(self.recipe, shared_dropout=False)
         return terms(self, *arguments)
 
-    monkeypatch.setattr(engine, "dropout_masks", other)
+    monkeypatch.setattr(drawing, "dropout_masks", other)
     monkeypatch.setattr(engine.Engine, "terms", unshared)
     found = check("shared dropout", tmp_path)
     assert found["result"] == "fail"
