@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,13 +10,6 @@ import pytest
 from atonce.reports.inspection_page import inspection_page
 from atonce.reports.inspection_work import inspect_model
 from atonce.reports.page import write_page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-if importlib.util.find_spec("playwright") is None:
-    pytest.skip("no playwright: pip install playwright", allow_module_level=True)
-if CHROMIUM is None:
-    pytest.skip("no chromium on this machine: apt install chromium", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +21,6 @@ def address(inspected: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("page") / "inspect.html"
     write_page(path, inspection_page(made))
     return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def show(browser: Any, address: str, width: int, scheme: str = "light") -> tuple[Any, list[str]]:

@@ -20,7 +20,6 @@ import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'atonce[studio]'")
 
-CHROMIUM = "/usr/bin/chromium"
 READY_SECONDS = 120
 
 
@@ -129,18 +128,6 @@ def studio_url(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> It
     """The address of a studio without keys, with digits and fashion-mnist."""
     with serving(tmp_path_factory.mktemp("studio"), "--no-browser", root=repository) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"there is no browser at {CHROMIUM}")
-    with playwright.sync_playwright() as run:
-        found = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 TITLE = "Evidence"
 CHARTS = ("Quality against steps", "Quality against N", "Ablations", "Methods, ours and published")
+
+INSIDE = "Inside a model"
 
 
 def choose(page: Any, name: str) -> None:
@@ -67,12 +70,18 @@ def test_the_main_path_by_keyboard(studio_url, browser, page_for):
 @pytest.mark.timeout(900)
 def test_the_inside_of_a_model_is_shown_and_saved(studio_url, browser, page_for, shot):
     with page_for(browser, studio_url, tab=TITLE) as page:
-        choose(page, "Inside a model")
+        choose(page, INSIDE)
         page.locator("#evidence-inspect").click()
         page.wait_for_selector("#evidence-progress [role=progressbar]", timeout=60_000)
         page.reload()  # it goes on, and the page comes back to it
         page.get_by_role("tab", name=TITLE, exact=True).first.click()
-        page.wait_for_selector("#evidence-page iframe.ev-page", timeout=120_000)
+        page.wait_for_selector(f'section.ev-section[aria-label="{INSIDE}"]', timeout=60_000)
+        end = time.monotonic() + 480
+        while not page.locator("#evidence-page iframe.ev-page").count():
+            state = page.locator("#evidence-progress").inner_text()
+            assert time.monotonic() < end, state
+            assert page.locator("#evidence-progress .ev-problem").count() == 0, state
+            time.sleep(0.5)
         frame = page.frame_locator("#evidence-page iframe.ev-page")
         assert frame.locator("h1").inner_text() == "Inside digits"
         assert frame.locator("svg, img").count() > 5

@@ -59,6 +59,8 @@ def test_training_is_for_the_owner(tmp_path, me):
     for action in (public.stop, public.resume):
         with pytest.raises(gr.Error, match="admin"):
             action(me, "run")
+    assert public.locked(me).startswith("Training needs an owner: this needs the scope admin")
+    assert Desk(studio(tmp_path)).locked(me) == ""
     assert public.names(me) == []
     assert public.run(me, "run") is None
     assert "disk" not in [key for _, key in public.data(me)]

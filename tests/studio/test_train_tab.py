@@ -146,6 +146,7 @@ def test_a_run_by_keyboard_alone_is_watched_stopped_and_continued(place, browser
                 if page.evaluate("s => !!document.activeElement.closest(s)", target):
                     return
                 page.keyboard.press("Tab")
+                page.wait_for_timeout(50)  # as fast as hands are
             raise AssertionError(f"{target} cannot be reached by the keyboard")
 
         type_over("keys")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'atonce[studio]'")
 
+from fastapi import FastAPI
+
 from atonce import cli
+from atonce.core.errors import InputError
 from atonce.serving import run
 from atonce.serving.settings import ServeSettings
 from atonce.studio.mount import mount
@@ -41,6 +45,16 @@ def test_a_program_gets_the_addresses(served: list[Any], tmp_path: Path) -> None
     ((settings, say, _),) = served
     assert (settings.models, settings.runs, settings.studio_upload) == (("digits",), tmp_path, 4096)
     assert say("http://127.0.0.1:1") == '{"url": "http://127.0.0.1:1", "studio": "http://127.0.0.1:1/studio/"}'
+
+
+def test_records_are_where_one_says_or_named_as_missing(served: list[Any], tmp_path: Path) -> None:
+    assert cli.main(["studio", "digits", "--no-browser", "--records", str(tmp_path), str(tmp_path / "gone")]) == 0
+    ((settings, _, extend),) = served
+    assert settings.records == (tmp_path, tmp_path / "gone")
+    app = FastAPI()
+    app.state.service = SimpleNamespace(settings=settings)
+    with pytest.raises(InputError, match=r"records .*gone is not there: give a folder or a file with records"):
+        extend(app)
 
 
 def test_serve_has_the_page_where_it_is_asked_for(served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

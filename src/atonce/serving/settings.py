@@ -63,6 +63,7 @@ class ServeSettings(BaseSettings):
     # the studio
     studio: bool = Field(False, description="Put the studio at /studio: a page where people generate, edit, compare and train")
     runs: Path = Field(Path("runs"), description="Folder where the studio writes and lists trainings")
+    records: tuple[Path, ...] = Field((), description="Folders and files with records that the studio draws")
     studio_upload: int = Field(256 * MIB, ge=1024, description="Bytes of one upload into the studio")
 
     # jobs

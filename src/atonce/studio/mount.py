@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atonce.core.errors import MissingExtraError
+from atonce.core.errors import InputError, MissingExtraError
 from atonce.core.files import storage_errors
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ def mount(app: FastAPI, *, runs: Path | None = None, records: tuple[Path, ...] |
     Args:
         app: The application, with its service.
         runs: Folder of trainings; default: that of the settings.
-        records: Folders and files with records; default ``benchmarks/records`` where it is.
+        records: Folders and files with records; default: those of the settings, or ``benchmarks/records`` where it is.
 
     Returns:
         What the page is made of.
 
     Raises:
+        InputError: A place of records is not there.
         MissingExtraError: Gradio is not installed.
     """
     os.environ.update(QUIET)
@@ -62,7 +63,9 @@ def mount(app: FastAPI, *, runs: Path | None = None, records: tuple[Path, ...] |
 
     service = app.state.service
     settings = service.settings
-    usual = tuple(folder for folder in (Path("benchmarks/records"),) if folder.is_dir())
+    if missing := next((place for place in settings.records if not place.exists()), None):
+        raise InputError(f"records {missing} is not there: give a folder or a file with records (--records)")
+    usual = settings.records or tuple(folder for folder in (Path("benchmarks/records"),) if folder.is_dir())
     private = (settings.state / "studio").absolute()
     with storage_errors(private):
         private.mkdir(parents=True, exist_ok=True, mode=0o700)

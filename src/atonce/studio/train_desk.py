@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import gradio as gr
+
 from atonce.core.errors import InputError
 from atonce.exchange.gallery import gallery_names
 from atonce.studio.context import Person, Studio, allow, may
@@ -65,6 +67,14 @@ class Desk:
                 kind = "diffusion model" if run.recipe.pairs == "denoising" else run.recipe.method
                 found.append((f"{run.name} ({kind})", f"run:{run.name}"))
         return found + [(f"{name} (comes with the package)", f"gallery:{name}") for name in gallery_names()]
+
+    def locked(self, who: Person) -> str:
+        """Why somebody may not train here, one line; empty where they may."""
+        try:
+            allow(self.studio, who, "admin")
+        except gr.Error as refusal:
+            return f"Training needs an owner: {refusal.message}."
+        return ""
 
     def names(self, who: Person) -> list[str]:
         """Names of the runs that somebody may see, the latest first."""

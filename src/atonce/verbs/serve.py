@@ -57,6 +57,7 @@ def serve(
     canary_seconds: float | None = None,
     studio: bool = False,
     runs: Path | None = None,
+    records: tuple[Path, ...] = (),
     studio_upload: int | None = None,
     json: bool = False,
 ) -> int:
@@ -113,6 +114,7 @@ def serve(
         canary_seconds: Time after which a canary without faults becomes stable; default 600.
         studio: Put the studio at /studio, a page for people.
         runs: Folder where the studio writes and lists trainings; default runs.
+        records: Folders and files with records that the studio draws; default benchmarks/records where it is.
         studio_upload: Bytes of one upload into the studio; default 256 MiB.
         json: Print the address as one line of JSON when the server is ready.
 

@@ -20,6 +20,7 @@ def studio(
     port: int | None = None,
     state: Path | None = None,
     runs: Path | None = None,
+    records: tuple[Path, ...] = (),
     device: str | None = None,
     threads: int | None = None,
     backend: Literal["auto", "eager", "compiled", "openvino", "openvino-bf16"] | None = None,
@@ -44,6 +45,7 @@ def studio(
         port: Default 8000; 0 takes a free one.
         state: Folder for what people keep, jobs and the audit log; default serve-state.
         runs: Folder where trainings are written and listed; default runs.
+        records: Folders and files with records to draw; default benchmarks/records where it is.
         device: auto, cpu, cuda or cuda:N.
         threads: Threads of one network call on the CPU; default all cores.
         backend: What runs the network; auto measures at the start.

@@ -12,6 +12,7 @@ import gradio as gr
 
 from atonce.networks.presets import NAMES as NETWORKS
 from atonce.studio.context import Person, Studio, person, problem
+from atonce.studio.evidence_chart import nothing
 from atonce.studio.state import kept, when_opened
 from atonce.studio.train_desk import CHOICES, NONE, SHOWN, Desk, start_words, usual
 from atonce.studio.train_form import OWN
@@ -96,7 +97,8 @@ def build(studio: Studio) -> None:
         now = signature(found)
         if now == before:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        return run_html(found), now, gr.Timer(active=found is not None and found.alive), list_html(*desk.listed(who))
+        page = nothing(why) if (why := desk.locked(who)) else run_html(found)
+        return page, now, gr.Timer(active=found is not None and found.alive), list_html(*desk.listed(who))
 
     def opened(was: Any, name: str | None, request: gr.Request) -> list[Any]:
         who = person(request)
