@@ -119,8 +119,8 @@ def wrong_sigma(factor: float) -> Degrade:
     def degrade(model: ConsistencyModel) -> None:
         right = model._f
 
-        def wrong(network: Any, x: Any, sigma: Any, label: Any, scale: Any = None, largest: Any = None) -> Any:
-            return right(network, x, torch.as_tensor(sigma) * factor, label, scale, largest)
+        def wrong(network: Any, x: Any, sigma: Any, *others: Any, **named: Any) -> Any:
+            return right(network, x, torch.as_tensor(sigma) * factor, *others, **named)
 
         model._f = wrong  # type: ignore[method-assign]
 
