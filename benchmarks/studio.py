@@ -1,6 +1,6 @@
 """How quick the studio is in a real browser: the first view, and the image after a move of the slider.
 
-    python benchmarks/studio.py --json studio.json
+    python benchmarks/studio.py --json benchmarks/records/studio/page.json
 
 A studio with the digits and Fashion-MNIST models runs in a process of its own; Chromium opens its page with empty caches, until
 the first image has loaded; then the seed's slider is moved by the keyboard, and each time is from the browser's input event to
