@@ -462,3 +462,4 @@ def test_ordinary_clients_notice_nothing() -> None:
         time.sleep(2.5)  # the application takes its time
         server.go.set()
         heard(line, b"waited")
+        assert server.connections() == 1, "all of it on one connection"

@@ -137,6 +137,7 @@ def test_wrong_uploads_are_named(browser, studio_url, page_for, tmp_path):
             page.get_by_text(words).first.wait_for()
             page.reload()
             page.get_by_role("tab", name="Data").first.click()
+            assert page.locator("#data-report h3", has_text=name).count() == 0, "nothing of it was taken in"
 
 
 @pytest.mark.parametrize("dark", [False, True])

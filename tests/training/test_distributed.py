@@ -142,7 +142,8 @@ def test_two_processes_learn_the_same_from_tangents(together, alone):
 
 @pytest.mark.timeout(900)
 def test_passes_and_processes_together(together, alone):
-    folder, _ = together
+    folder, answers = together
+    assert answers["whole", 0]["images_seen"] == newest_checkpoint(folder / "passes" / "checkpoints").images_seen
     # The gradients by noise level are those of as many images as fit in a pass.
     close(folder / "passes", alone / "whole", ignored=("grad_norm_by_sigma",))
 

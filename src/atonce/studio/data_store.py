@@ -198,7 +198,7 @@ def check_zip(path: Path, limits: Limits, tell: Tell | None = None) -> int:
                     tell("looking at sizes", number, len(members))
     except InputError:
         raise
-    except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as problem:
+    except (OSError, RuntimeError, zipfile.BadZipFile, EOFError, ValueError) as problem:
         raise DataError(f"{path.name} is a truncated or damaged archive, or has a password: {one_line(problem)}") from problem
     except Exception as problem:
         if type(problem).__module__ in ("zlib", "lzma", "_lzma", "bz2", "struct"):
