@@ -6,10 +6,11 @@ numbers makes its own ``torch.Generator().manual_seed(...)``, so that each test 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,34 @@ def data_root() -> Path:
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def measurement() -> Callable[..., Any]:
+    """Makes measurements of a training in round numbers: steps of 0.1 + 0.01 s an image, 300 MiB + 1 MiB an image."""
+    from atonce.planning.measure import Measurement
+
+    mib = 2**20
+    base = Measurement(
+        batches=(10, 90),
+        steps=(0.2, 1.0),
+        quartiles=(0.98, 1.02),
+        memory=(310 * mib, 390 * mib),
+        device_memory=(0, 0),
+        floor=250 * mib,
+        startup=3.0,
+        evaluation=2.0,
+        sample=0.001,
+        calls=1,
+        checkpoint=0.5,
+        save=0.25,
+        log=0.01,
+        checkpoint_bytes=10 * mib,
+        model_bytes=mib,
+        picture_bytes=1000,
+        line_bytes=500.0,
+        parameters=1000,
+        precision="float32",
+        tensorboard=True,
+    )
+    return lambda **changes: dataclasses.replace(base, **changes)

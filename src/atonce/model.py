@@ -183,6 +183,15 @@ class ConsistencyModel(nn.Module):
         labels = self._labels(label, x.shape[0])
         return self._f(self.network, x, sigma, labels, guidance_scale(self.config.guidance, guidance, labels), to=to)
 
+    def _levels(self, sigma: float | Tensor, like: Tensor, largest: float | None) -> Tensor:
+        """Noise levels as a tensor: one, or one for each image of ``like`` [B, C, H, W], of its type and on its device."""
+        s = torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1)
+        if s.numel() not in (1, like.shape[0]):
+            raise InputError(f"sigma has {s.numel()} values for {like.shape[0]} images: give one number or one for each image")
+        if not isinstance(sigma, Tensor) and not self.sigma_end <= sigma <= (largest or self.sigma_max) * (1 + 1e-6):
+            raise InputError(f"sigma is {sigma:g}, this model knows {self.sigma_end:g} to {self.sigma_max:g}")
+        return s
+
     def _f(
         self,
         network: nn.Module,
@@ -194,11 +203,7 @@ class ConsistencyModel(nn.Module):
         to: float | None = None,
     ) -> Tensor:
         work = x.to(torch.promote_types(x.dtype, torch.float32))
-        s = torch.as_tensor(sigma, dtype=work.dtype, device=work.device).reshape(-1)
-        if s.numel() not in (1, x.shape[0]):
-            raise InputError(f"sigma has {s.numel()} values for {x.shape[0]} images: give one number or one for each image")
-        if not isinstance(sigma, Tensor) and not self.sigma_end <= sigma <= (largest or self.sigma_max) * (1 + 1e-6):
-            raise InputError(f"sigma is {sigma:g}, this model knows {self.sigma_end:g} to {self.sigma_max:g}")
+        s = self._levels(sigma, work, largest)
         if (label is not None or scale is not None) and s.numel() == 1:
             s = s.expand(x.shape[0])
         dtype = next(network.parameters()).dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,9 @@ from atonce.planning import plan as planning
 from atonce.planning.measure import Measurement
 from atonce.reports.pictures import is_ours
 
-MIB = 2**20
-
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measurement: Callable[..., Measurement]) -> list[Any]:
     """An empty working folder, and probes that answer at once: 0.1 s a step and 10 ms an image."""
     monkeypatch.chdir(tmp_path)
     found: list[Any] = []
@@ -26,28 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     def instead(recipe, data, **options):
         found.append(recipe)
         options["told"](0.5, "16 images a step")
-        return Measurement(
-            batches=(10, 90),
-            steps=(0.2, 1.0),
-            quartiles=(0.98, 1.02),
-            memory=(310 * MIB, 390 * MIB),
-            device_memory=(0, 0),
-            floor=250 * MIB,
-            startup=3.0,
-            evaluation=2.0,
-            sample=0.001,
-            calls=1,
-            checkpoint=0.5,
-            save=0.25,
-            log=0.01,
-            checkpoint_bytes=10 * MIB,
-            model_bytes=MIB,
-            picture_bytes=1000,
-            line_bytes=500.0,
-            parameters=1000,
-            precision="float32",
-            tensorboard=True,
-        )
+        return measurement()
 
     monkeypatch.setattr(planning, "measure", instead)
     monkeypatch.setattr(planning, "available_memory", lambda device: 8 << 30)

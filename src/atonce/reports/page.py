@@ -90,6 +90,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Returns:
         HTML.
     """
+    return f'<div class="wide"><table>{table_rows(head, rows)}</table></div>'
+
+
+def table_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The inside of a table. Arguments as for :func:`table`."""
     names = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
     body = "".join(
         f'<tr><th scope="row">{html.escape(row[0])}</th>'
@@ -97,7 +102,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table>{f"<thead><tr>{names}</tr></thead>" if head else ""}<tbody>{body}</tbody></table></div>'
+    return f"{f'<thead><tr>{names}</tr></thead>' if head else ''}<tbody>{body}</tbody>"
 
 
 def check_page(path: Path) -> None:

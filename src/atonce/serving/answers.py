@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from atonce.core.errors import InputError
 from atonce.model import ConsistencyModel
-from atonce.model_config import drawn_labels, noise_keys
+from atonce.model_config import noise_keys
 from atonce.reports.outputs import check_images as check_grid
 from atonce.serving.access import Principal, charge
 from atonce.serving.asking import Sent, choose, deadline_of, note, request_id
 from atonce.serving.edits import EditResult, count_results, plan_edit, run_edit
 from atonce.serving.encode import Body, Made, body, quantised
-from atonce.serving.generate import ask_of, check_images, check_steps, refuse, with_seed
+from atonce.serving.generate import ask_of, check_images, check_steps, classes_of, refuse, with_seed
 from atonce.serving.input_drift import facts
 from atonce.serving.schemas import EditRequest, Format, GenerateRequest, Wanted
 from atonce.serving.service import Service
@@ -96,11 +97,7 @@ async def made_by(service: Service, engine: Engine, ask: Ask, deadline: float) -
     seconds = time.monotonic() - begun
     model, status = engine.model, engine.status()
     index, keys = noise_keys(ask.n, ask.seed, ask.first, ask.seeds)
-    labels: list[int] | None = None
-    if ask.labels is not None:
-        labels = list(ask.labels) if len(ask.labels) == ask.n else [ask.labels[0]] * ask.n
-    elif model.config.network.labels:
-        labels = drawn_labels(keys, index, model.config.network.labels).tolist()
+    labels = classes_of(model, ask, index, keys)
     queue = min(seconds, float(getattr(future, "queue_seconds", 0.0)))
     return Made(
         kind="generate",
@@ -168,6 +165,22 @@ async def edit(request: Request, service: Service, principal: Principal, kind: s
         result, images, ended = await service.editors.run(work)
     finally:
         left.set()  # where this was cancelled, the thread ends with its next step
+    return replace(made_of(kind, engine, result, images), queue=first[0] - begun, network=ended - first[0])
+
+
+def made_of(kind: str, engine: Engine, result: EditResult, images: Tensor) -> Made:
+    """What an edit made, and with what.
+
+    Args:
+        kind: Name of the edit.
+        engine: What ran it.
+        result: Its results.
+        images: They, as they are sent.
+
+    Returns:
+        The images with all that is told of them.
+    """
+    status = engine.status()
     return Made(
         kind=kind,
         model=status.name,
@@ -180,8 +193,6 @@ async def edit(request: Request, service: Service, principal: Principal, kind: s
         seed=result.seed,
         sigmas=result.sigmas,
         calls=result.calls,
-        queue=first[0] - begun,
-        network=ended - first[0],
         facts=result.facts,
         backend=status.backend,
     )

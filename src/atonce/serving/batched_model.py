@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from atonce.core.errors import InputError
 from atonce.model import ConsistencyModel
 from atonce.sampling.guidance import guided
 from atonce.serving.session import Session
@@ -67,11 +66,7 @@ class BatchedModel(ConsistencyModel):
         to: float | None = None,
     ) -> Tensor:
         n, ema = x.shape[0], network.ema if isinstance(network, _Named) else None
-        s = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1)
-        if s.numel() not in (1, n):
-            raise InputError(f"sigma has {s.numel()} values for {n} images: give one number or one for each image")
-        if not isinstance(sigma, Tensor) and not self.sigma_end <= sigma <= (largest or self.sigma_max) * (1 + 1e-6):
-            raise InputError(f"sigma is {sigma:g}, this model knows {self.sigma_end:g} to {self.sigma_max:g}")
+        s = self._levels(sigma, x.float(), largest)
         if n == 0:
             return x.clone()
         session = self._session or Session(kind="call")

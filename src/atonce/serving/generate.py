@@ -13,6 +13,7 @@ from atonce.core.choices import class_numbers
 from atonce.core.errors import InputError
 from atonce.core.streams import Stream, normal
 from atonce.model import ConsistencyModel
+from atonce.model_config import drawn_labels
 from atonce.serving.errors import bad_request, too_large
 from atonce.serving.schemas import GenerateRequest, Labels, Strict
 from atonce.serving.settings import ServeSettings
@@ -23,6 +24,24 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Strict)
 DENOISER_STEPS = 18  # EDM's choice for small images; a denoiser's single step is no image
 _SEEDS = 1 << 32  # of those that are drawn: any program can hold them exactly
+
+
+def classes_of(model: ConsistencyModel, ask: Ask, index: Tensor, keys: int | Tensor) -> list[int] | None:
+    """The class of each image of a request: the given ones, or those that are drawn.
+
+    Args:
+        model: The model.
+        ask: The request.
+        index: Indices of the images, int64 [n].
+        keys: The seed, or one for each image.
+
+    Returns:
+        Numbers of classes; ``None`` where the model has none.
+    """
+    if ask.labels is not None:
+        return list(ask.labels) if len(ask.labels) == ask.n else [ask.labels[0]] * ask.n
+    classes = model.config.network.labels
+    return drawn_labels(keys, index, classes).tolist() if classes else None
 
 
 def ask_of(model: ConsistencyModel, request: GenerateRequest) -> Ask:

@@ -24,11 +24,12 @@ from atonce.core.errors import StorageError
 from atonce.core.images import to_uint8
 from atonce.core.version import VERSION
 from atonce.model import ConsistencyModel
-from atonce.model_config import drawn_labels, noise_keys
+from atonce.model_config import noise_keys
 from atonce.serving.answers import calls_of
 from atonce.serving.edits import Plan, run_edit
 from atonce.serving.encode import Made, encode
 from atonce.serving.errors import ServiceError
+from atonce.serving.generate import classes_of
 from atonce.serving.job_files import JobFiles, Parts, write_result
 from atonce.serving.schemas import Format, InterpolateRequest
 
@@ -212,11 +213,7 @@ def edit(engine: Engine, plan: Plan, parts: Parts, hold: Hold) -> list[range]:
 def about_generate(model: ConsistencyModel, ask: Ask, name: str, version: str) -> Made:
     """How the images of a job are made, without the images."""
     index, keys = noise_keys(ask.n, ask.seed, ask.first, ask.seeds)
-    labels: list[int] | None = None
-    if ask.labels is not None:
-        labels = list(ask.labels) if len(ask.labels) == ask.n else [ask.labels[0]] * ask.n
-    elif model.config.network.labels:
-        labels = drawn_labels(keys, index, model.config.network.labels).tolist()
+    labels = classes_of(model, ask, index, keys)
     return Made(
         kind="generate",
         model=name,

@@ -21,8 +21,9 @@ from atonce.core.choices import Fit
 from atonce.core.errors import InputError
 from atonce.data.collection import open_collection
 from atonce.data.fitting import fitted
+from atonce.serving.answers import made_of
 from atonce.serving.edits import EditResult, plan_edit, run_edit
-from atonce.serving.encode import Made, encode, quantised
+from atonce.serving.encode import encode, quantised
 from atonce.serving.engine import Engine
 from atonce.serving.errors import ServiceError
 from atonce.serving.generate import check_images
@@ -286,22 +287,8 @@ class Desk:
     def _keep(
         self, album: Album, engine: Engine, wish: Wish, request: EditRequest, result: EditResult, origin: dict[str, Any]
     ) -> tuple[Step, bool]:
-        status = engine.status()
         images = quantised(result.images)
-        made = Made(
-            kind=wish.task,
-            model=status.name,
-            version=status.version,
-            images=images,
-            seeds=result.seeds,
-            indices=result.indices,
-            labels=result.labels,
-            names=engine.model.labels,
-            seed=result.seed,
-            sigmas=result.sigmas,
-            calls=result.calls,
-            facts=result.facts,
-        )
+        made = made_of(wish.task, engine, result, images)
         said = request.model_dump(exclude_none=True, exclude={"image", "images", "mask", "format", "model", "response"})
         common = {"calls": result.calls, "origin": origin, "request": said, "facts": result.facts}
         records = [made.about(i) | common for i in range(len(images))]

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from atonce.reports.page import table_rows
+
 WIDTH = 440  # of the drawing, in units that are about pixels
 COLOURS = 6  # --ev-series-1 ... in evidence.css, told apart by people who see colours differently
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 52, 14, 10, 42, 270
@@ -185,17 +187,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> s
     Returns:
         HTML.
     """
-    names = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
     label = html.escape(caption, quote=True)
     return (
         f'<div class="ev-wide" role="region" tabindex="0" aria-label="Table: {label}"><table class="ev-table">'
-        f'<caption class="at-hidden">{label}</caption><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<caption class="at-hidden">{label}</caption>{table_rows(head, rows)}</table></div>'
     )
 
 
